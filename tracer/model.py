@@ -1,0 +1,368 @@
+"""What flows through the pipeline: immutable values, None where something is unknown.
+
+Times named `*_ns` are CLOCK_MONOTONIC nanoseconds, the clock of the kernel's records; `*_wall_ns`
+are nanoseconds since the epoch.
+"""
+
+from __future__ import annotations
+
+import errno as errno_module
+from dataclasses import dataclass, field
+from enum import Enum, StrEnum
+
+NANOSECONDS = 1_000_000_000
+
+
+class Outcome(StrEnum):
+    """How an attempt left SYN_SENT."""
+
+    ESTABLISHED = "established"
+    REFUSED = "refused"
+    UNREACHABLE = "unreachable"
+    TIMED_OUT = "timed_out"
+    ABORTED = "aborted"
+    LOCAL_ERROR = "local_error"
+    VANISHED = "vanished"
+
+
+class SourceName(StrEnum):
+    """What observes sockets."""
+
+    BPF = "bpf"
+    SOCK_DIAG = "sock_diag"
+    PROCFS = "procfs"
+
+
+class TcpState(Enum):
+    """TCP states by their number in include/net/tcp_states.h."""
+
+    ESTABLISHED = 1
+    SYN_SENT = 2
+    SYN_RECV = 3
+    FIN_WAIT1 = 4
+    FIN_WAIT2 = 5
+    TIME_WAIT = 6
+    CLOSE = 7
+    CLOSE_WAIT = 8
+    LAST_ACK = 9
+    LISTEN = 10
+    CLOSING = 11
+    NEW_SYN_RECV = 12
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """One side of a connection. `port` is None until the kernel has chosen it."""
+
+    address: str
+    port: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Flow:
+    """The tuple of an attempt in its network namespace.
+
+    `family` is 4 or 6: that of the addresses on the wire. `mapped` is true for an IPv6 socket that
+    speaks IPv4 (::ffff:a.b.c.d); its addresses are kept in IPv4 form. `netns` is an inode number.
+    """
+
+    netns: int | None
+    family: int
+    source: Endpoint
+    destination: Endpoint
+    mapped: bool = False
+
+    def same_tuple(self, other: Flow) -> bool:
+        """Whether both are the same connection, as far as both know their source port."""
+        ports_agree = (
+            self.source.port is None
+            or other.source.port is None
+            or self.source.port == other.source.port
+        )
+        return (
+            ports_agree
+            and self.netns == other.netns
+            and self.destination == other.destination
+            and self.source.address == other.source.address
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """The process an attempt belongs to, as the observer of the socket saw it.
+
+    `inode` is the socket's inode, by which a poller's socket can be traced to a process.
+    """
+
+    pid: int | None = None
+    uid: int | None = None
+    comm: str | None = None
+    cgroup_id: int | None = None
+    inode: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """What /proc tells of the owner. Every text in it is untrusted."""
+
+    pid: int
+    name: str | None = None
+    executable: str | None = None
+    command_line: tuple[str, ...] | None = None
+    container_id: str | None = None
+    pod_uid: str | None = None
+
+
+class Scope(StrEnum):
+    """Where a destination lies, judged by its address alone."""
+
+    LOOPBACK = "loopback"
+    LINK_LOCAL = "link-local"
+    VPC = "vpc"
+    EXTERNAL = "external"
+
+    @property
+    def tag(self) -> str:
+        """The word shown to people: the seed's "VPC/internal", else the scope itself."""
+        return "VPC/internal" if self is Scope.VPC else self.value
+
+
+@dataclass(frozen=True, slots=True)
+class Destination:
+    """What is known of a destination address. `name` is None where nothing is known for certain."""
+
+    scope: Scope
+    kind: str = "address"
+    name: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One TCP active open, from entering SYN_SENT until it leaves it.
+
+    `stuck_ns` is when it became stuck: the first SYN retransmission, or the threshold's passing.
+    `syns_sent` counts the first SYN too. `errno` is the socket's error at the end, `soft_errno` an
+    ICMP error that did not end it.
+    """
+
+    id: str
+    flow: Flow
+    owner: Owner
+    detected_by: SourceName
+    first_seen_ns: int
+    started_ns: int | None = None
+    started_wall_ns: int | None = None
+    stuck_ns: int | None = None
+    syns_sent: int | None = None
+    last_syn_ns: int | None = None
+    next_retry_ns: int | None = None
+    outcome: Outcome | None = None
+    ended_ns: int | None = None
+    errno: int | None = None
+    soft_errno: int | None = None
+
+    @property
+    def stuck(self) -> bool:
+        return self.stuck_ns is not None
+
+    def age_seconds(self, now_ns: int) -> float | None:
+        """Time spent in SYN_SENT until `now_ns` or its end; None if its start is unknown."""
+        if self.started_ns is None:
+            return None
+        end = self.ended_ns if self.ended_ns is not None else now_ns
+        return max(0, end - self.started_ns) / NANOSECONDS
+
+
+class ChangeKind(StrEnum):
+    """What happened to an attempt; the value is the JSONL event's name."""
+
+    STUCK = "attempt.stuck"
+    RETRANSMIT = "attempt.retransmit"
+    END = "attempt.end"
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One step of an attempt: its state after it, and when it happened."""
+
+    kind: ChangeKind
+    attempt: Attempt
+    time_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """A change with everything that is known of its process and destination: what sinks get."""
+
+    change: Change
+    destination: Destination
+    process: Process | None
+    wall_ns: int
+    age_seconds: float | None
+    next_retry_seconds: float | None
+
+
+class TransitionKind(Enum):
+    """What a stream of kernel records tells of one socket."""
+
+    RETRANSMIT = "retransmit"
+    OVERDUE = "overdue"
+    END = "end"
+
+
+@dataclass(frozen=True, slots=True)
+class Transition:
+    """One record of a stream. `key` names the socket for as long as it lives.
+
+    `new_state`, `errno`, `soft_errno` and `no_syn_sent` belong to END alone. `errno` 0 means that
+    the kernel had no error on the socket.
+    """
+
+    kind: TransitionKind
+    key: int
+    time_ns: int
+    flow: Flow
+    owner: Owner
+    started_ns: int | None
+    syns_sent: int | None
+    last_syn_ns: int | None
+    next_retry_ns: int | None
+    new_state: TcpState | None = None
+    errno: int = 0
+    soft_errno: int = 0
+    no_syn_sent: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SweptSocket:
+    """One socket in SYN_SENT, as a poller read it from the kernel.
+
+    `cookie` identifies the socket (sock_diag's cookie, or its inode in /proc). `started_ns` and
+    `next_retry_ns` are derived from the kernel's retransmission timer.
+    """
+
+    cookie: int
+    flow: Flow
+    owner: Owner
+    retransmissions: int
+    started_ns: int | None
+    last_syn_ns: int | None
+    next_retry_ns: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Sweep:
+    """Everything in SYN_SENT in the namespaces that were looked into, at one time.
+
+    A namespace that is not in `looked` was not read: nothing follows from a socket's absence.
+    `gone` holds namespaces that were there at an earlier sweep and are no longer, and their sockets
+    with them.
+    `established` holds cookies of sockets that earlier sweeps saw in SYN_SENT and that were now
+    seen connected.
+    """
+
+    source: SourceName
+    started_ns: int
+    finished_ns: int
+    looked: frozenset[int]
+    sockets: tuple[SweptSocket, ...]
+    gone: frozenset[int] = frozenset()
+    established: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """Connects counted in the kernel since the start; None where the source cannot count them."""
+
+    started: int | None = None
+    established: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Losses:
+    """Everything that was not seen, and why. All zero is the healthy state.
+
+    ring_full        records the kernel could not hand over
+    untracked        attempts begun while the kernel's table was full
+    queue_full       records user space had no room for
+    undecodable      records that made no sense
+    table_full       attempts the tracker had no room for
+    output_dropped   events an output could not take
+    """
+
+    ring_full: int = 0
+    untracked: int = 0
+    queue_full: int = 0
+    undecodable: int = 0
+    table_full: int = 0
+    output_dropped: int = 0
+
+    @property
+    def lost(self) -> int:
+        """Observations that never reached the tracker."""
+        return self.ring_full + self.untracked + self.queue_full + self.undecodable
+
+    @property
+    def dropped(self) -> int:
+        """Events that were known here but not written."""
+        return self.table_full + self.output_dropped
+
+
+@dataclass(frozen=True, slots=True)
+class CrossCheck:
+    """How the stream and the sweeps agree, since the start.
+
+    sweeps        sweeps compared
+    agreed        stuck sockets that both knew, summed over sweeps
+    before_start  sockets stuck before the tracer, found by a sweep
+    missed        sockets that the stream should have reported and did not
+    unended       attempts that were gone without the stream reporting their end
+    """
+
+    sweeps: int = 0
+    agreed: int = 0
+    before_start: int = 0
+    missed: int = 0
+    unended: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """The tracer's own state, for every output."""
+
+    backend: SourceName
+    hooks: tuple[str, ...]
+    lacking: tuple[str, ...]
+    stuck_now: int
+    tracked_now: int
+    outcomes: dict[Outcome, int] = field(default_factory=dict)
+    became_stuck: int = 0
+    rates: Rates = Rates()
+    losses: Losses = Losses()
+    crosscheck: CrossCheck = CrossCheck()
+
+
+class LifecycleKind(StrEnum):
+    """What happens to the tracer itself; the value is the JSONL event's name."""
+
+    START = "tracer.start"
+    HEALTH = "tracer.health"
+    STOP = "tracer.stop"
+
+
+@dataclass(frozen=True, slots=True)
+class Lifecycle:
+    """News of the tracer itself. `message` is a sentence for people, or None."""
+
+    kind: LifecycleKind
+    wall_ns: int
+    health: Health
+    uptime_seconds: float
+    message: str | None = None
+
+
+def errno_name(number: int | None) -> str | None:
+    """The symbol of an errno ("ECONNREFUSED"), None for none; unnamed numbers as "errno N"."""
+    if not number:
+        return None
+    return errno_module.errorcode.get(number, f"errno {number}")

@@ -1,0 +1,59 @@
+"""Settings of a trace, checked once at the edge, immutable afterwards."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from ipaddress import IPv4Network, IPv6Network
+from pathlib import Path
+
+
+class Backend(StrEnum):
+    """Which source observes sockets; AUTO takes BPF and falls back to polling."""
+
+    AUTO = "auto"
+    BPF = "bpf"
+    POLL = "poll"
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds of every map, queue and cache.
+
+    max_attempts    attempts followed at once, in the kernel and here: a SYN black hole holds
+                    10,000; 65,536 take 9 MB of kernel memory
+    ring_bytes      ring buffer: 25,000 records, five seconds of a black hole's worst second
+    queue_batches   batches between a source and the tracker
+    remembered_ends attempts kept after their end, so that late news of them is recognised
+    """
+
+    max_attempts: int = 65_536
+    ring_bytes: int = 4 << 20
+    queue_batches: int = 1_024
+    remembered_ends: int = 16_384
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the user asked for.
+
+    threshold_seconds   SYN_SENT for longer is stuck; 1.0 is the first retransmission's time
+    crosscheck_seconds  between sweeps beside BPF; 0 is off
+    poll_seconds        between rounds where polling is the source
+    duration_seconds    ends the trace; None: until a signal
+    """
+
+    node_name: str
+    backend: Backend = Backend.AUTO
+    threshold_seconds: float = 1.0
+    crosscheck_seconds: float = 10.0
+    poll_seconds: float = 1.0
+    duration_seconds: float | None = None
+    vpc_cidrs: tuple[IPv4Network | IPv6Network, ...] = ()
+    pid: int | None = None
+    netns: frozenset[int] | None = None
+    pod: str | None = None
+    jsonl: str | None = None
+    plain: bool = False
+    ready_file: Path | None = None
+    limits: Limits = Limits()
