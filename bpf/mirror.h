@@ -1,0 +1,53 @@
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+/* Compares event.h with its mirror in user space, member by member. */
+#ifndef SYNSENT_MIRROR_H
+#define SYNSENT_MIRROR_H
+
+#define SAME_SIZE(name) _Static_assert(sizeof(struct name) == MIRROR_SIZE_##name, "wire.py: size of " #name)
+#define SAME_OFFSET(name, member)                                                                                      \
+	_Static_assert(__builtin_offsetof(struct name, member) == MIRROR_##name##_##member,                            \
+		       "wire.py: offset of " #name "." #member)
+
+SAME_SIZE(attempt);
+SAME_SIZE(event);
+SAME_SIZE(counters);
+
+SAME_OFFSET(event, attempt);
+
+SAME_OFFSET(attempt, start_ns);
+SAME_OFFSET(attempt, last_syn_ns);
+SAME_OFFSET(attempt, next_retry_ns);
+SAME_OFFSET(attempt, cgroup_id);
+SAME_OFFSET(attempt, netns);
+SAME_OFFSET(attempt, pid);
+SAME_OFFSET(attempt, uid);
+SAME_OFFSET(attempt, retransmissions);
+SAME_OFFSET(attempt, segs_out_start);
+SAME_OFFSET(attempt, reported_error);
+SAME_OFFSET(attempt, family);
+SAME_OFFSET(attempt, sport);
+SAME_OFFSET(attempt, dport);
+SAME_OFFSET(attempt, seen_start);
+SAME_OFFSET(attempt, seen_connect);
+SAME_OFFSET(attempt, saddr);
+SAME_OFFSET(attempt, daddr);
+SAME_OFFSET(attempt, comm);
+
+SAME_OFFSET(event, time_ns);
+SAME_OFFSET(event, sk);
+SAME_OFFSET(event, error);
+SAME_OFFSET(event, soft_error);
+SAME_OFFSET(event, kind);
+SAME_OFFSET(event, new_state);
+SAME_OFFSET(event, no_syn_sent);
+SAME_OFFSET(event, pad);
+
+SAME_OFFSET(counters, started);
+SAME_OFFSET(counters, established);
+SAME_OFFSET(counters, reported_end);
+SAME_OFFSET(counters, added);
+SAME_OFFSET(counters, removed);
+SAME_OFFSET(counters, untracked);
+SAME_OFFSET(counters, ring_full);
+
+#endif
