@@ -1,0 +1,361 @@
+"""The kernel's own account of attempts, through a BPF program loaded by BCC.
+
+The only importer of bcc. BCC comes from the distribution, for the system's Python, so it is looked
+for outside this interpreter's own path too; it is plain Python over ctypes and runs anywhere.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import importlib.util
+import os
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from tracer.errors import NoSource, NotPermitted, SynsentError
+from tracer.host.tracefs import ensure_tracefs
+from tracer.model import NANOSECONDS, Transition, TransitionKind
+from tracer.sources import btf, program, wire
+
+if TYPE_CHECKING:
+    from tracer.settings import Limits
+
+_BCC_PLACES: Final = (
+    "/usr/lib/python3/dist-packages",
+    "/usr/lib/python3*/site-packages",
+    "/usr/lib64/python3*/site-packages",
+    "/usr/local/lib/python3*/dist-packages",
+    "/usr/local/lib/python3*/site-packages",
+)
+_MAX_WANTED_NETNS: Final = 1024
+# Entries of the kernel's hash read by one system call; a bucket holds more only by collision.
+_READ_ENTRIES: Final = 4096
+# The first retransmission is due 1 s after the SYN and brings the source port with it. An attempt
+# is reported for its age alone only when that has had time to happen.
+_FIRST_RETRANSMISSION_NS: Final = NANOSECONDS
+_RETRANSMISSION_GRACE_NS: Final = NANOSECONDS // 4
+
+_RING_CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int)
+
+
+def _import_bcc() -> Any:
+    """BCC's module, from this interpreter's path or the distribution's.
+
+    Raises NoSource where there is none, or where it cannot be loaded.
+    """
+    candidates: list[Path | None] = [None]
+    for place in _BCC_PLACES:
+        root, _, pattern = place.partition("*")
+        parent = Path(root).parent
+        if not pattern:
+            candidates.append(Path(place))
+        elif parent.is_dir():
+            candidates += sorted(parent.glob(place[len(str(parent)) + 1 :]), reverse=True)
+    for candidate in candidates:
+        module = _import_bcc_from(candidate)
+        if module is not None:
+            return module
+    raise NoSource(
+        "bcc, the BPF compiler's Python module, is not installed",
+        hint="install the distribution's package (Debian, Ubuntu: python3-bpfcc; "
+        "Fedora, RHEL, Amazon Linux: python3-bcc)",
+    )
+
+
+def _import_bcc_from(folder: Path | None) -> Any:
+    """The module in this folder alone (None: on the path), None where it is not bcc."""
+    if folder is None:
+        spec = importlib.util.find_spec("bcc")
+    elif (folder / "bcc" / "__init__.py").is_file():
+        spec = importlib.util.spec_from_file_location(
+            "bcc",
+            folder / "bcc" / "__init__.py",
+            submodule_search_locations=[str(folder / "bcc")],
+        )
+    else:
+        return None
+    if spec is None or spec.loader is None:
+        return None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["bcc"] = module
+    try:
+        spec.loader.exec_module(module)
+    except (ImportError, OSError, AttributeError) as error:
+        del sys.modules["bcc"]
+        if folder is None:
+            return None
+        raise NoSource(f"bcc in {folder} cannot be loaded: {error}") from None
+    if hasattr(module, "BPF"):
+        return module
+    del sys.modules["bcc"]
+    return None
+
+
+@contextlib.contextmanager
+def _captured_stderr() -> Iterator[list[str]]:
+    """Keeps what LLVM and libbpf write to stderr: attaching by trial fails noisily."""
+    lines: list[str] = []
+    sys.stderr.flush()
+    saved = os.dup(2)
+    memory = os.memfd_create("synsent-stderr", os.MFD_CLOEXEC)
+    try:
+        os.dup2(memory, 2)
+        yield lines
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+        os.lseek(memory, 0, os.SEEK_SET)
+        with open(memory, encoding="utf-8", errors="replace") as captured:
+            lines += [line.strip() for line in captured if line.strip()]
+
+
+class BpfSource:
+    """Attached probes, their ring buffer and the table of attempts in SYN_SENT.
+
+    `hooks` names what is attached, `lacking` says what is not, and what that costs. Not for use by
+    several threads at once.
+    """
+
+    def __init__(
+        self,
+        *,
+        threshold_seconds: float,
+        limits: Limits,
+        pid: int | None = None,
+        netns: frozenset[int] | None = None,
+    ) -> None:
+        """Compiles, loads and attaches; needs no kernel headers.
+
+        Raises NotPermitted where the kernel refuses BPF to this user, NoSource where something is
+        missing, each with what to do about it.
+        """
+        self.hooks: tuple[str, ...] = ()
+        self._lacking: list[str] = []
+        self._threshold_ns = int(threshold_seconds * NANOSECONDS)
+        self._records: list[bytes] = []
+        self._told_overdue: dict[int, int] = {}
+        self._module = _import_bcc()
+        tracefs = ensure_tracefs()
+        self._require_tracepoints(tracefs)
+        members = self._member_macros()
+        macros: dict[str, int | None] = {
+            "MAX_ATTEMPTS": limits.max_attempts,
+            "MAX_WANTED_NETNS": _MAX_WANTED_NETNS,
+            "THRESHOLD_NS": self._threshold_ns,
+            **program.page_macros(limits.ring_bytes),
+            **wire.mirror_macros(),
+            **members,
+        }
+        if pid is not None:
+            macros["FILTER_PID"] = pid
+        if netns is not None:
+            self._require_netns_filter(netns, members)
+            macros["FILTER_NETNS"] = None
+        self._bpf = self._load(macros)
+        self._attach_optional(members)
+        if netns is not None:
+            self._want(netns)
+        self._open()
+
+    @property
+    def lacking(self) -> tuple[str, ...]:
+        return tuple(self._lacking)
+
+    # --- start ---------------------------------------------------------------------------------
+
+    @staticmethod
+    def _require_tracepoints(tracefs: Path) -> None:
+        for name in ("sock/inet_sock_set_state", "tcp/tcp_retransmit_skb"):
+            try:
+                present = (tracefs / "events" / name / "format").is_file()
+            except PermissionError:
+                raise NotPermitted(f"{tracefs} may not be read by this user") from None
+            if not present:
+                raise NoSource(
+                    f"this kernel has no tracepoint {name.replace('/', ':')}",
+                    hint="it needs Linux 4.16 or newer; run with --backend poll",
+                )
+
+    def _member_macros(self) -> dict[str, int | None]:
+        try:
+            found = btf.offsets(program.MEMBERS.values())
+        except (OSError, SynsentError) as error:
+            self._lacking.append(
+                f"kernel type information ({error}): network namespaces, refusals and "
+                "time-outs cannot be told apart in the kernel"
+            )
+            return {}
+        for macro, path in program.MEMBERS.items():
+            # Absent in older kernels for want of the feature itself: nothing is lost.
+            if path not in found and macro != "OFF_NET_SYN_LINEAR_TIMEOUTS":
+                self._lacking.append(f"kernel member {path}: what it tells stays unknown")
+        return {macro: found[path] for macro, path in program.MEMBERS.items() if path in found}
+
+    @staticmethod
+    def _require_netns_filter(netns: frozenset[int], members: dict[str, int | None]) -> None:
+        if "OFF_SOCK_NET" not in members or "OFF_NET_INUM" not in members:
+            raise NoSource(
+                "without kernel type information the kernel cannot filter by network namespace",
+                hint="run with --backend poll",
+            )
+        if len(netns) > _MAX_WANTED_NETNS:
+            raise NoSource(
+                f"{len(netns)} network namespaces are more than the {_MAX_WANTED_NETNS} that can "
+                "be filtered in the kernel",
+                hint="trace the whole node instead",
+            )
+
+    def _load(self, macros: dict[str, int | None]) -> Any:
+        folder = program.source_folder()
+        os.environ["BCC_KERNEL_SOURCE"] = str(folder / "headers")
+        flags = [f"-I{folder}", *program.define(macros)]
+        messages: list[str] = []
+        try:
+            with _captured_stderr() as messages:
+                return self._module.BPF(text=program.source_text(folder), cflags=flags)
+        except Exception as error:  # noqa: BLE001  bcc raises bare Exception
+            detail = "; ".join(messages[-3:]) or str(error)
+            number = ctypes.get_errno()
+            if number in (errno.EPERM, errno.EACCES) or "super-user" in str(error):
+                raise NotPermitted(
+                    f"the kernel does not let this user load BPF programs: {detail}",
+                    hint="run as root, or with CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN",
+                ) from None
+            raise NoSource(
+                f"the BPF program cannot be loaded: {error}: {detail}",
+                hint="run with --backend poll",
+            ) from None
+
+    def _attach_optional(self, members: dict[str, int | None]) -> None:
+        hooks = ["sock:inet_sock_set_state", "tcp:tcp_retransmit_skb"]
+        if "OFF_SOCK_ERR" in members:
+            try:
+                with _captured_stderr():
+                    self._bpf.attach_raw_tracepoint(
+                        tp="inet_sk_error_report", fn_name="on_error_report"
+                    )
+                hooks.append("sock:inet_sk_error_report")
+            except Exception:  # noqa: BLE001  bcc raises bare Exception
+                self._lacking.append(
+                    "tracepoint sock:inet_sk_error_report: an ICMP error that arrives during "
+                    "connect() may look as if the application gave up"
+                )
+        if "OFF_SOCK_NUM" in members:
+            try:
+                with _captured_stderr():
+                    self._bpf.attach_kprobe(event="tcp_connect", fn_name="on_tcp_connect")
+                hooks.insert(0, "tcp_connect")
+            except Exception:  # noqa: BLE001  bcc raises bare Exception
+                self._lacking.append(
+                    "kprobe on tcp_connect: the source port is known from the first "
+                    "retransmission on, not before"
+                )
+        self.hooks = tuple(hooks)
+
+    def _want(self, netns: frozenset[int]) -> None:
+        table = self._bpf[b"wanted_netns"]
+        for inode in netns:
+            table[ctypes.c_uint32(inode)] = ctypes.c_uint8(1)
+
+    def _open(self) -> None:
+        library = self._module.libbcc.lib
+        self._library = library
+        self._attempts_fd = self._bpf[b"attempts"].map_fd
+        self._counters_fd = self._bpf[b"counters"].map_fd
+        cpus = len(self._module.utils.get_possible_cpus())
+        self._counters_buffer = ctypes.create_string_buffer(wire.COUNTERS_PER_CPU.size * cpus)
+        self._keys_buffer = (ctypes.c_uint64 * _READ_ENTRIES)()
+        self._values_buffer = ctypes.create_string_buffer(wire.ATTEMPT.size * _READ_ENTRIES)
+        records = self._records
+
+        def take(_context: int, data: int, size: int) -> int:
+            records.append(ctypes.string_at(data, size))
+            return 0
+
+        self._callback = _RING_CALLBACK(take)  # kept: the library holds only a pointer
+        self._ring = library.bpf_new_ringbuf(self._bpf[b"events"].map_fd, self._callback, None)
+        if not self._ring:
+            raise NoSource(
+                "the kernel has no BPF ring buffer",
+                hint="it needs Linux 5.8 or newer; run with --backend poll",
+            )
+
+    # --- reading -------------------------------------------------------------------------------
+
+    def read(self, timeout_seconds: float) -> tuple[list[Transition], int]:
+        """What the kernel reported since the last call, and how many records made no sense.
+
+        Waits for at most `timeout_seconds`; 0 takes what is there. All that was reported before
+        the call is in its answer.
+        """
+        if timeout_seconds > 0:
+            self._library.bpf_poll_ringbuf(self._ring, int(timeout_seconds * 1000))
+        else:
+            self._library.bpf_consume_ringbuf(self._ring)
+        if not self._records:
+            return [], 0
+        records = self._records.copy()
+        self._records.clear()
+        return wire.decode_events(records)
+
+    def counters(self) -> dict[str, int]:
+        """Totals since the start, by the names of `struct counters`. Raises OSError."""
+        key = ctypes.c_int(0)
+        if self._library.bpf_lookup_elem(
+            self._counters_fd, ctypes.byref(key), self._counters_buffer
+        ):
+            number = ctypes.get_errno()
+            raise OSError(number, f"BPF counters: {os.strerror(number)}")
+        return wire.sum_counters(self._counters_buffer.raw)
+
+    def overdue(self) -> list[Transition]:
+        """Attempts that passed the threshold and have not been retransmitted, each told once."""
+        now = time.monotonic_ns()
+        limit = self._threshold_ns
+        if limit >= _FIRST_RETRANSMISSION_NS:
+            limit += _RETRANSMISSION_GRACE_NS
+        told: dict[int, int] = {}
+        fresh: list[Transition] = []
+        for key, raw in self._read_attempts():
+            if not raw.start_ns or now - raw.start_ns < limit or raw.retransmissions:
+                continue
+            told[key] = raw.start_ns
+            if self._told_overdue.get(key) != raw.start_ns:
+                fresh.append(wire.transition_of(raw, TransitionKind.OVERDUE, key, now))
+        self._told_overdue = told
+        return fresh
+
+    def _read_attempts(self) -> Iterator[tuple[int, wire.RawAttempt]]:
+        """Everything in the hash. Entries that come and go meanwhile may be missed or repeated."""
+        position = ctypes.c_uint32(0)
+        first = True
+        while True:
+            count = ctypes.c_uint32(_READ_ENTRIES)
+            failed = self._library.bpf_lookup_batch(
+                self._attempts_fd,
+                None if first else ctypes.byref(position),
+                ctypes.byref(position),
+                self._keys_buffer,
+                self._values_buffer,
+                ctypes.byref(count),
+            )
+            number = ctypes.get_errno() if failed else 0
+            if number not in (0, errno.ENOENT):
+                raise OSError(number, f"BPF table of attempts: {os.strerror(number)}")
+            used = memoryview(self._values_buffer)[: count.value * wire.ATTEMPT.size]
+            yield from zip(
+                self._keys_buffer[: count.value], wire.decode_attempts(used), strict=True
+            )
+            if number == errno.ENOENT:
+                return
+            first = False
+
+    def close(self) -> None:
+        """Detaches everything. The object is of no use afterwards."""
+        self._library.bpf_free_ringbuf(self._ring)
+        self._bpf.cleanup()

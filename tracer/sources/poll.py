@@ -1,0 +1,254 @@
+"""Looks for sockets in SYN_SENT in every network namespace, at the cost of a few counters.
+
+One look into a namespace walks the socket table of the whole host. So a namespace is looked into
+only when its counter of SYN retransmissions (TCPSynRetrans in /proc/PID/net/netstat) moved, and for
+as long as it holds stuck attempts: nothing that is stuck can escape, for being stuck means that
+the counter moved. A namespace whose counter is zero has never retransmitted a SYN.
+"""
+
+from __future__ import annotations
+
+import errno
+import time
+from typing import TYPE_CHECKING, Final
+
+from tracer.host.netns import Namespace, enter, list_namespaces
+from tracer.host.sockets import owners_of
+from tracer.model import NANOSECONDS, SourceName, Sweep, SweptSocket, TcpState
+from tracer.sources import procfs
+from tracer.sources.sock_diag import Diagnosed, SockDiag
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+_COUNTER: Final = b"TCPSynRetrans"
+# A namespace that vanishes while it is looked at is no failure.
+_GONE: Final = (errno.ENOENT, errno.ESRCH, errno.EINVAL)
+# A namespace's end is said so often that a listener who wants to hear it twice does.
+_SWEEPS_SAID_GONE: Final = 3
+# A simultaneous open waits in SYN_RECV.
+_STILL_TRYING: Final = (TcpState.SYN_SENT.value, TcpState.SYN_RECV.value)
+
+
+class SynRetransCounter:
+    """Reads TCPSynRetrans of network namespaces, two system calls each."""
+
+    def __init__(self) -> None:
+        self._header = b""
+        self._column = 0
+
+    def read(self, namespace: Namespace) -> int:
+        """SYN retransmissions of a namespace since it was made.
+
+        Raises OSError where it is gone or refused, ValueError where the kernel has no such counter
+        (it came with Linux 3.15).
+        """
+        if namespace.pids:
+            return self._parse(f"/proc/{namespace.pids[0]}/net/netstat")
+        with enter(namespace.path):
+            return self._parse("/proc/thread-self/net/netstat")
+
+    def _parse(self, path: str) -> int:
+        with open(path, "rb", buffering=0) as file:
+            names, values, _ = file.read(1 << 16).split(b"\n", 2)
+        if names != self._header:
+            self._column = names.split().index(_COUNTER)
+            self._header = names
+        return int(values.split()[self._column])
+
+
+class Poller:
+    """Sweeps over all network namespaces, or the wanted ones. For one thread at a time.
+
+    `source` is what reads the sockets: sock_diag, or /proc where netlink is refused; `lacking`
+    says so. `unreadable` counts the namespaces that could not be looked into at the last sweep,
+    `denied` the processes of which not even the namespace may be known.
+    """
+
+    def __init__(
+        self,
+        *,
+        threshold_seconds: float,
+        netns: frozenset[int] | None = None,
+        pid: int | None = None,
+    ) -> None:
+        self.unreadable = 0
+        self.denied = 0
+        self.lacking: tuple[str, ...] = ()
+        self._threshold_ns = int(threshold_seconds * NANOSECONDS)
+        self._wanted = netns
+        self._pid = pid
+        self._counter = SynRetransCounter()
+        self._counts: dict[int, int] = {}
+        self._moved: set[int] = set()
+        self._gone: dict[int, int] = {}
+        self._sockets: dict[int, SockDiag] = {}
+        self._known: dict[int, dict[int, Diagnosed]] = {}
+        self._known_inodes: dict[int, dict[int, SweptSocket]] = {}
+        self.source = self._choose_source()
+
+    def _choose_source(self) -> SourceName:
+        try:
+            probe = SockDiag(0, "/proc/self/ns/net")
+            try:
+                probe.syn_sent()
+            finally:
+                probe.close()
+        except OSError as error:
+            self.lacking = (
+                f"netlink sock_diag ({error.strerror}): sockets are read from /proc, a slower way",
+            )
+            return SourceName.PROCFS
+        return SourceName.SOCK_DIAG
+
+    def sweep(self) -> Sweep:
+        """One round: every namespace in which something can be stuck is read."""
+        started = time.monotonic_ns()
+        self.unreadable = 0
+        listing = list_namespaces()
+        # A namespace that is missing beside more denied processes than before may be theirs.
+        complete = listing.unreadable <= self.denied
+        self.denied = listing.unreadable
+        namespaces = self._wanted_of(listing)
+        self._forget_gone(namespaces, complete=complete)
+        looked: set[int] = set()
+        sockets: list[SweptSocket] = []
+        established: set[int] = set()
+        for namespace in namespaces.values():
+            try:
+                if self._nothing_can_be_stuck(namespace):
+                    looked.add(namespace.inode)
+                    continue
+                found, connected = self._look(namespace)
+            except OSError as error:
+                self._close(namespace.inode)
+                if error.errno not in _GONE:
+                    self.unreadable += 1
+                continue
+            looked.add(namespace.inode)
+            sockets += found
+            established |= connected
+        return Sweep(
+            source=self.source,
+            started_ns=started,
+            finished_ns=time.monotonic_ns(),
+            looked=frozenset(looked),
+            sockets=tuple(self._of_wanted_process(sockets)),
+            gone=frozenset(self._gone),
+            established=frozenset(established),
+        )
+
+    def close(self) -> None:
+        """Closes every netlink socket."""
+        for inode in list(self._sockets):
+            self._close(inode)
+
+    # --- namespaces ----------------------------------------------------------------------------
+
+    def _wanted_of(self, listing: Mapping[int, Namespace]) -> Mapping[int, Namespace]:
+        if self._wanted is None:
+            return listing
+        return {inode: ns for inode, ns in listing.items() if inode in self._wanted}
+
+    def _forget_gone(self, present: Mapping[int, Namespace], *, complete: bool) -> None:
+        """Lets go of namespaces that have no process left: an open socket would keep them."""
+        self._gone = {
+            inode: sweeps - 1
+            for inode, sweeps in self._gone.items()
+            if sweeps > 1 and inode not in present
+        }
+        for inode in self._counts.keys() - present.keys():
+            self._close(inode)
+            del self._counts[inode]
+            self._moved.discard(inode)
+            self._known.pop(inode, None)
+            self._known_inodes.pop(inode, None)
+            if complete:
+                self._gone[inode] = _SWEEPS_SAID_GONE
+
+    def _close(self, inode: int) -> None:
+        open_socket = self._sockets.pop(inode, None)
+        if open_socket is not None:
+            open_socket.close()
+
+    def _nothing_can_be_stuck(self, namespace: Namespace) -> bool:
+        """Whether the counter stood still and nothing was stuck at the last look.
+
+        A namespace whose counter moved is looked into twice: a dump may miss a socket whose
+        neighbour in the table was removed meanwhile.
+        """
+        inode = namespace.inode
+        self._counts.setdefault(inode, 0)
+        try:
+            count = self._counter.read(namespace)
+        except ValueError:
+            return False
+        moved = count != self._counts[inode]
+        moved_before = inode in self._moved
+        self._counts[inode] = count
+        if moved:
+            self._moved.add(inode)
+        else:
+            self._moved.discard(inode)
+        if moved or moved_before or self._known.get(inode) or self._known_inodes.get(inode):
+            return False
+        self._close(inode)
+        return True
+
+    # --- sockets -------------------------------------------------------------------------------
+
+    def _look(self, namespace: Namespace) -> tuple[list[SweptSocket], set[int]]:
+        """Sockets in SYN_SENT, and cookies of those that were and are now connected."""
+        if self.source is SourceName.PROCFS:
+            return self._look_in_proc(namespace)
+        inode = namespace.inode
+        asked = self._sockets.get(inode)
+        if asked is None:
+            asked = self._sockets[inode] = SockDiag(inode, namespace.path)
+        found = {entry.swept.cookie: entry for entry in asked.syn_sent()}
+        connected: set[int] = set()
+        for cookie, entry in self._known.get(inode, {}).items():
+            if cookie in found:
+                continue
+            state = asked.state_of(entry)
+            if state in _STILL_TRYING:
+                found[cookie] = entry
+            elif state is not None:
+                connected.add(cookie)
+        self._known[inode] = {
+            cookie: entry for cookie, entry in found.items() if self._is_stuck(entry.swept)
+        }
+        return [entry.swept for entry in found.values()], connected
+
+    def _look_in_proc(self, namespace: Namespace) -> tuple[list[SweptSocket], set[int]]:
+        if not namespace.pids:
+            raise OSError(
+                errno.EACCES, "a namespace without a process cannot be read through /proc"
+            )
+        found, states = procfs.read_namespace(f"/proc/{namespace.pids[0]}", namespace.inode)
+        present = {swept.cookie for swept in found}
+        known = self._known_inodes.get(namespace.inode, {})
+        connected = {
+            inode
+            for inode in known.keys() - present
+            if states.get(inode, TcpState.CLOSE.value) != TcpState.CLOSE.value
+        }
+        self._known_inodes[namespace.inode] = {
+            swept.cookie: swept for swept in found if self._is_stuck(swept)
+        }
+        return found, connected
+
+    def _is_stuck(self, swept: SweptSocket) -> bool:
+        if swept.retransmissions:
+            return True
+        return (
+            swept.started_ns is not None
+            and time.monotonic_ns() - swept.started_ns >= self._threshold_ns
+        )
+
+    def _of_wanted_process(self, sockets: list[SweptSocket]) -> Iterable[SweptSocket]:
+        if self._pid is None or not sockets:
+            return sockets
+        inodes = {swept.owner.inode for swept in sockets if swept.owner.inode is not None}
+        owners = owners_of(inodes, [self._pid])
+        return [swept for swept in sockets if swept.owner.inode in owners]

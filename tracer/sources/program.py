@@ -1,0 +1,75 @@
+"""The text of the BPF program and the macros it is compiled with."""
+
+from __future__ import annotations
+
+import re
+import resource
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+from tracer.errors import NoSource
+
+# Where the sources are: inside an installed package, else beside the package in a checkout.
+_FOLDERS: Final = (
+    Path(__file__).resolve().parent.parent / "_bpf",
+    Path(__file__).resolve().parent.parent.parent / "bpf",
+)
+_MAIN: Final = "synsent.bpf.c"
+_INCLUDE: Final = re.compile(r'#include "(?P<name>[\w.]+)"')
+
+# Macro that the program knows a member's offset by, and the member's path in BTF.
+MEMBERS: Final = {
+    "OFF_SOCK_NET": "sock.__sk_common.skc_net.net",
+    "OFF_NET_INUM": "net.ns.inum",
+    "OFF_SOCK_ERR": "sock.sk_err",
+    "OFF_SOCK_ERR_SOFT": "sock.sk_err_soft",
+    "OFF_SOCK_NUM": "sock.__sk_common.skc_num",
+    "OFF_TCP_SEGS_OUT": "tcp_sock.segs_out",
+    "OFF_TCP_TOTAL_RETRANS": "tcp_sock.total_retrans",
+    "OFF_TCP_RETRANS_STAMP": "tcp_sock.retrans_stamp",
+    "OFF_NET_SYN_LINEAR_TIMEOUTS": "net.ipv4.sysctl_tcp_syn_linear_timeouts",
+}
+
+
+def source_folder() -> Path:
+    """The folder that holds the program and its headers. Raises NoSource if it is gone."""
+    for folder in _FOLDERS:
+        if (folder / _MAIN).is_file():
+            return folder
+    raise NoSource(
+        f"the BPF program {_MAIN} is not in {' or '.join(map(str, _FOLDERS))}",
+        hint="install synsent-trace again, or run with --backend poll",
+    )
+
+
+def source_text(folder: Path) -> str:
+    """The program with our own headers written out in place.
+
+    BCC rewrites map accesses only in the main file, so all that touches a map must be in it.
+    #line keeps file and line right in the compiler's messages.
+    """
+    return "\n".join(_expanded(folder, _MAIN))
+
+
+def _expanded(folder: Path, name: str) -> list[str]:
+    lines = [f'#line 1 "{name}"']
+    for number, line in enumerate((folder / name).read_text("utf-8").splitlines(), start=1):
+        include = _INCLUDE.match(line)
+        if include is None:
+            lines.append(line)
+        else:
+            lines += _expanded(folder, include["name"])
+            lines.append(f'#line {number + 1} "{name}"')
+    return lines
+
+
+def define(macros: Mapping[str, int | None]) -> list[str]:
+    """Compiler flags that define the macros; None defines one without a value."""
+    return [f"-D{name}" if value is None else f"-D{name}={value}" for name, value in macros.items()]
+
+
+def page_macros(ring_bytes: int) -> dict[str, int | None]:
+    """The page size, which the stub headers leave open, and the ring's size in pages."""
+    page = resource.getpagesize()
+    return {"PAGE_SIZE": page, "RING_PAGES": max(1, ring_bytes // page)}

@@ -1,0 +1,106 @@
+"""Chooses what observes sockets on this machine, and says why."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from tracer.errors import NoSource, NotPermitted, SynsentError
+from tracer.host.rights import CAP_SYS_ADMIN, CAP_SYS_PTRACE, has_capability
+from tracer.model import SourceName
+from tracer.settings import Backend, Settings
+
+if TYPE_CHECKING:
+    from tracer.sources.bpf import BpfSource
+    from tracer.sources.poll import Poller
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """What runs: BPF, a poller, or both, where the poller checks BPF."""
+
+    bpf: BpfSource | None
+    poller: Poller | None
+    lacking: tuple[str, ...]
+
+    @property
+    def backend(self) -> SourceName:
+        if self.bpf is not None:
+            return SourceName.BPF
+        return self.poller.source if self.poller is not None else SourceName.PROCFS
+
+    @property
+    def hooks(self) -> tuple[str, ...]:
+        return self.bpf.hooks if self.bpf is not None else ()
+
+
+def choose(settings: Settings) -> Sources:
+    """Opens the sources that the settings ask for and the machine allows.
+
+    Raises NotPermitted where this user may use none of them, NoSource where there is none.
+    """
+    bpf: BpfSource | None = None
+    lacking: list[str] = []
+    if settings.backend is not Backend.POLL:
+        try:
+            bpf = _open_bpf(settings)
+            lacking += bpf.lacking
+        except SynsentError as error:
+            if settings.backend is Backend.BPF:
+                raise
+            if isinstance(error, NotPermitted):
+                _require_polling_rights(error)
+            lacking.append(f"BPF ({error}): {_LIMITS_OF_POLLING}")
+    else:
+        _require_polling_rights(None)
+        lacking.append(f"BPF (--backend poll): {_LIMITS_OF_POLLING}")
+    poller: Poller | None = None
+    if bpf is None or settings.crosscheck_seconds > 0:
+        poller = _open_poller(settings)
+        lacking += poller.lacking
+    if bpf is None and settings.threshold_seconds < 1:
+        lacking.append(
+            "a threshold below 1 s: polling sees an attempt from its first retransmission on"
+        )
+    return Sources(bpf, poller, tuple(lacking))
+
+
+_LIMITS_OF_POLLING = (
+    "attempts that fail within a second are not seen, the end of a stuck one is seen only as "
+    "established or vanished"
+)
+
+
+def _open_bpf(settings: Settings) -> BpfSource:
+    from tracer.sources.bpf import BpfSource
+
+    return BpfSource(
+        threshold_seconds=settings.threshold_seconds,
+        limits=settings.limits,
+        pid=settings.pid,
+        netns=settings.netns,
+    )
+
+
+def _open_poller(settings: Settings) -> Poller:
+    from tracer.sources.poll import Poller
+
+    return Poller(
+        threshold_seconds=settings.threshold_seconds, netns=settings.netns, pid=settings.pid
+    )
+
+
+def _require_polling_rights(bpf_error: NotPermitted | None) -> None:
+    """Polling must enter other network namespaces, or read them through other users' /proc."""
+    if has_capability(CAP_SYS_ADMIN) or has_capability(CAP_SYS_PTRACE):
+        return
+    because = f" ({bpf_error})" if bpf_error else ""
+    raise NotPermitted(
+        "this user may neither load BPF programs nor look into the network namespaces of "
+        f"other users' processes{because}",
+        hint="run as root (sudo synsent-trace --node), or with CAP_BPF and CAP_PERFMON for BPF, "
+        "CAP_SYS_ADMIN and CAP_SYS_PTRACE for polling",
+    )
+
+
+__all__ = ["NoSource", "Sources", "choose"]

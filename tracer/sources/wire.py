@@ -1,0 +1,224 @@
+"""The kernel's records as user space reads them: the mirror of bpf/event.h.
+
+`mirror_macros()` hands every size and offset of this mirror to the compiler, which compares them
+with the header (bpf/mirror.h): the two cannot drift apart unnoticed.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from socket import AF_INET as _AF_INET
+from socket import AF_INET6, inet_ntop
+from typing import Final, NamedTuple
+
+from tracer.model import Endpoint, Flow, Owner, TcpState, Transition, TransitionKind
+
+# (C member, struct format), in the header's order. "@" below gives C's own alignment.
+_ATTEMPT: Final = (
+    ("start_ns", "Q"),
+    ("last_syn_ns", "Q"),
+    ("next_retry_ns", "Q"),
+    ("cgroup_id", "Q"),
+    ("netns", "I"),
+    ("pid", "I"),
+    ("uid", "I"),
+    ("retransmissions", "I"),
+    ("segs_out_start", "I"),
+    ("reported_error", "i"),
+    ("family", "H"),
+    ("sport", "H"),
+    ("dport", "H"),
+    ("seen_start", "B"),
+    ("seen_connect", "B"),
+    ("saddr", "16s"),
+    ("daddr", "16s"),
+    ("comm", "16s"),
+)
+_EVENT_HEAD: Final = (
+    ("time_ns", "Q"),
+    ("sk", "Q"),
+    ("error", "i"),
+    ("soft_error", "i"),
+    ("kind", "B"),
+    ("new_state", "B"),
+    ("no_syn_sent", "B"),
+    ("pad", "5s"),
+)
+COUNTERS: Final = (
+    "started",
+    "established",
+    "reported_end",
+    "added",
+    "removed",
+    "untracked",
+    "ring_full",
+)
+_KIND_RETRANSMIT: Final = 1
+_KIND_END: Final = 2
+_V4_MAPPED: Final = bytes(10) + b"\xff\xff"
+
+
+def _format(members: tuple[tuple[str, str], ...]) -> str:
+    return "".join(code for _, code in members)
+
+
+class RawAttempt(NamedTuple):
+    """`struct attempt`, member for member; 0 means unknown."""
+
+    start_ns: int
+    last_syn_ns: int
+    next_retry_ns: int
+    cgroup_id: int
+    netns: int
+    pid: int
+    uid: int
+    retransmissions: int
+    segs_out_start: int
+    reported_error: int
+    family: int
+    sport: int
+    dport: int
+    seen_start: int
+    seen_connect: int
+    saddr: bytes
+    daddr: bytes
+    comm: bytes
+
+
+ATTEMPT: Final = struct.Struct("@" + _format(_ATTEMPT))
+EVENT: Final = struct.Struct("@" + _format(_EVENT_HEAD) + _format(_ATTEMPT))
+COUNTERS_PER_CPU: Final = struct.Struct(f"@{len(COUNTERS)}Q")
+
+
+def mirror_macros() -> dict[str, int]:
+    """Name and value of each -D macro by which the compiler checks this mirror."""
+    macros = {
+        "MIRROR_SIZE_attempt": ATTEMPT.size,
+        "MIRROR_SIZE_event": EVENT.size,
+        "MIRROR_SIZE_counters": COUNTERS_PER_CPU.size,
+        "MIRROR_event_attempt": struct.calcsize("@" + _format(_EVENT_HEAD)),
+    }
+    layouts = (
+        ("attempt", _ATTEMPT),
+        ("event", _EVENT_HEAD),
+        ("counters", tuple((name, "Q") for name in COUNTERS)),
+    )
+    for name, members in layouts:
+        for index, (member, code) in enumerate(members):
+            size = struct.calcsize(code)
+            macros[f"MIRROR_{name}_{member}"] = (
+                struct.calcsize("@" + _format(members[: index + 1])) - size
+            )
+    return macros
+
+
+def _addresses(raw: RawAttempt) -> tuple[int, str, str]:
+    """IP version on the wire, source and destination as text."""
+    if raw.daddr.startswith(_V4_MAPPED):
+        return 4, inet_ntop(_AF_INET, raw.saddr[12:]), inet_ntop(_AF_INET, raw.daddr[12:])
+    return 6, inet_ntop(AF_INET6, raw.saddr), inet_ntop(AF_INET6, raw.daddr)
+
+
+def flow_of(raw: RawAttempt) -> Flow:
+    """The attempt's tuple."""
+    family, source, destination = _addresses(raw)
+    return Flow(
+        netns=raw.netns or None,
+        family=family,
+        source=Endpoint(source, raw.sport or None),
+        destination=Endpoint(destination, raw.dport),
+        mapped=family == 4 and raw.family == AF_INET6,
+    )
+
+
+def owner_of(raw: RawAttempt) -> Owner:
+    """The connecting process; all unknown where the attempt's beginning was not seen.
+
+    cgroup id 1 is the root of the v2 hierarchy: what every process of a v1 host has, so it names
+    nothing.
+    """
+    if not raw.seen_start:
+        return Owner()
+    return Owner(
+        pid=raw.pid,
+        uid=raw.uid,
+        comm=raw.comm.split(b"\0", 1)[0].decode("utf-8", "replace"),
+        cgroup_id=raw.cgroup_id if raw.cgroup_id > 1 else None,
+    )
+
+
+def transition_of(
+    raw: RawAttempt,
+    kind: TransitionKind,
+    key: int,
+    time_ns: int,
+    *,
+    new_state: TcpState | None = None,
+    errno: int = 0,
+    soft_errno: int = 0,
+    no_syn_sent: bool = False,
+) -> Transition:
+    """A record in the model's terms: kernel zeros become None."""
+    return Transition(
+        kind=kind,
+        key=key,
+        time_ns=time_ns,
+        flow=flow_of(raw),
+        owner=owner_of(raw),
+        started_ns=raw.start_ns or None,
+        syns_sent=0 if no_syn_sent else raw.retransmissions + 1,
+        last_syn_ns=raw.last_syn_ns or None,
+        next_retry_ns=raw.next_retry_ns or None,
+        new_state=new_state,
+        errno=errno,
+        soft_errno=soft_errno,
+        no_syn_sent=no_syn_sent,
+    )
+
+
+def decode_events(records: list[bytes]) -> tuple[list[Transition], int]:
+    """Transitions of a batch of ring records, and how many records made no sense.
+
+    A record of another size, kind or state is counted, never guessed at.
+    """
+    whole = [record for record in records if len(record) == EVENT.size]
+    undecodable = len(records) - len(whole)
+    transitions: list[Transition] = []
+    for values in EVENT.iter_unpack(b"".join(whole)):
+        time_ns, key, error, soft_error, kind, new_state, no_syn_sent, _pad, *rest = values
+        raw = RawAttempt._make(rest)
+        if kind == _KIND_RETRANSMIT:
+            transitions.append(transition_of(raw, TransitionKind.RETRANSMIT, key, time_ns))
+            continue
+        try:
+            state = TcpState(new_state)
+        except ValueError:
+            state = None
+        if kind != _KIND_END or state is None:
+            undecodable += 1
+            continue
+        transitions.append(
+            transition_of(
+                raw,
+                TransitionKind.END,
+                key,
+                time_ns,
+                new_state=state,
+                errno=error,
+                soft_errno=soft_error,
+                no_syn_sent=bool(no_syn_sent),
+            )
+        )
+    return transitions, undecodable
+
+
+def decode_attempts(values: bytes | memoryview) -> Iterator[RawAttempt]:
+    """The values of a batch read of the kernel's hash."""
+    return map(RawAttempt._make, ATTEMPT.iter_unpack(values))
+
+
+def sum_counters(per_cpu: bytes | memoryview) -> dict[str, int]:
+    """Totals over all CPUs by counter name."""
+    totals = map(sum, zip(*COUNTERS_PER_CPU.iter_unpack(per_cpu), strict=True))
+    return dict(zip(COUNTERS, totals, strict=True))
