@@ -12,7 +12,7 @@ import os
 from pathlib import Path
 from typing import Final
 
-from tracer.errors import NoSource
+from tracer.errors import NoSource, NotPermitted
 
 MOUNT_POINTS: Final = (Path("/sys/kernel/tracing"), Path("/sys/kernel/debug/tracing"))
 
@@ -23,10 +23,18 @@ _MS_SLAVE: Final = 0x80000
 
 
 def mounted_at() -> Path | None:
-    """The folder where tracefs is already mounted, if any."""
+    """The folder where tracefs is already mounted, if any.
+
+    Raises NotPermitted where this user may not look: tracefs is root's alone unless mounted so.
+    """
     for folder in MOUNT_POINTS:
-        if (folder / "events").is_dir():
-            return folder
+        try:
+            if (folder / "events").is_dir():
+                return folder
+        except PermissionError:
+            raise NotPermitted(
+                f"{folder} may not be read by this user", hint="run as root"
+            ) from None
     return None
 
 
@@ -34,7 +42,8 @@ def ensure_tracefs() -> Path:
     """Where tracefs is mounted, mounting it for this process alone if need be.
 
     Must run before the process has a second thread: a mount namespace is entered by one thread,
-    and threads started later inherit it. Raises NoSource where it cannot be mounted.
+    and threads started later inherit it. Raises NoSource where it cannot be mounted, NotPermitted
+    where it may not be read.
     """
     existing = mounted_at()
     if existing is not None:

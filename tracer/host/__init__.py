@@ -1,0 +1,1 @@
+"""What this machine says of processes and network namespaces."""
