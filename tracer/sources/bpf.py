@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from tracer.errors import NoSource, NotPermitted, SynsentError
+from tracer.host.rights import CAP_BPF, CAP_PERFMON, CAP_SYS_ADMIN, has_capability
 from tracer.host.tracefs import ensure_tracefs
 from tracer.model import NANOSECONDS, Transition, TransitionKind
 from tracer.sources import btf, program, wire
@@ -139,6 +140,7 @@ class BpfSource:
         self._threshold_ns = int(threshold_seconds * NANOSECONDS)
         self._records: list[bytes] = []
         self._told_overdue: dict[int, int] = {}
+        self._require_rights()
         self._module = _import_bcc()
         tracefs = ensure_tracefs()
         self._require_tracepoints(tracefs)
@@ -169,13 +171,21 @@ class BpfSource:
     # --- start ---------------------------------------------------------------------------------
 
     @staticmethod
+    def _require_rights() -> None:
+        """Asks before the compiler is loaded, which takes longer than to be refused."""
+        if has_capability(CAP_SYS_ADMIN) or (
+            has_capability(CAP_BPF) and has_capability(CAP_PERFMON)
+        ):
+            return
+        raise NotPermitted(
+            "this user may not load BPF programs",
+            hint="run as root (sudo), or with CAP_BPF and CAP_PERFMON",
+        )
+
+    @staticmethod
     def _require_tracepoints(tracefs: Path) -> None:
         for name in ("sock/inet_sock_set_state", "tcp/tcp_retransmit_skb"):
-            try:
-                present = (tracefs / "events" / name / "format").is_file()
-            except PermissionError:
-                raise NotPermitted(f"{tracefs} may not be read by this user") from None
-            if not present:
+            if not (tracefs / "events" / name / "format").is_file():
                 raise NoSource(
                     f"this kernel has no tracepoint {name.replace('/', ':')}",
                     hint="it needs Linux 4.16 or newer; run with --backend poll",
@@ -224,7 +234,7 @@ class BpfSource:
             if number in (errno.EPERM, errno.EACCES) or "super-user" in str(error):
                 raise NotPermitted(
                     f"the kernel does not let this user load BPF programs: {detail}",
-                    hint="run as root, or with CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN",
+                    hint="run as root (sudo), or with CAP_BPF and CAP_PERFMON",
                 ) from None
             raise NoSource(
                 f"the BPF program cannot be loaded: {error}: {detail}",

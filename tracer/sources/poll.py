@@ -1,9 +1,11 @@
 """Looks for sockets in SYN_SENT in every network namespace, at the cost of a few counters.
 
 One look into a namespace walks the socket table of the whole host. So a namespace is looked into
-only when its counter of SYN retransmissions (TCPSynRetrans in /proc/PID/net/netstat) moved, and for
-as long as it holds stuck attempts: nothing that is stuck can escape, for being stuck means that
-the counter moved. A namespace whose counter is zero has never retransmitted a SYN.
+only when a counter in its /proc/PID/net/netstat moved, and for as long as it holds stuck attempts.
+Nothing that is stuck escapes, for its retransmission timer has run out, and then either a SYN is
+sent again (TCPSynRetrans) or the first one is found still waiting on this host, as it does for a
+neighbour that does not answer (TCPSpuriousRtxHostQueues). A namespace where both are zero has never
+had an attempt that was stuck.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from tracer.sources.sock_diag import Diagnosed, SockDiag
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-_COUNTER: Final = b"TCPSynRetrans"
+_COUNTERS: Final = (b"TCPSynRetrans", b"TCPSpuriousRtxHostQueues")
 # A namespace that vanishes while it is looked at is no failure.
 _GONE: Final = (errno.ENOENT, errno.ESRCH, errno.EINVAL)
 # A namespace's end is said so often that a listener who wants to hear it twice does.
@@ -30,18 +32,18 @@ _SWEEPS_SAID_GONE: Final = 3
 _STILL_TRYING: Final = (TcpState.SYN_SENT.value, TcpState.SYN_RECV.value)
 
 
-class SynRetransCounter:
-    """Reads TCPSynRetrans of network namespaces, two system calls each."""
+class TimeoutCounter:
+    """Reads how often the timer of a SYN can have run out in a network namespace."""
 
     def __init__(self) -> None:
         self._header = b""
-        self._column = 0
+        self._columns: list[int] = []
 
     def read(self, namespace: Namespace) -> int:
-        """SYN retransmissions of a namespace since it was made.
+        """The counters' sum since the namespace was made.
 
-        Raises OSError where it is gone or refused, ValueError where the kernel has no such counter
-        (it came with Linux 3.15).
+        Raises OSError where it is gone or refused, ValueError where the kernel lacks one of them
+        (both came with Linux 3.15).
         """
         if namespace.pids:
             return self._parse(f"/proc/{namespace.pids[0]}/net/netstat")
@@ -52,9 +54,11 @@ class SynRetransCounter:
         with open(path, "rb", buffering=0) as file:
             names, values, _ = file.read(1 << 16).split(b"\n", 2)
         if names != self._header:
-            self._column = names.split().index(_COUNTER)
+            columns = names.split()
+            self._columns = [columns.index(name) for name in _COUNTERS]
             self._header = names
-        return int(values.split()[self._column])
+        numbers = values.split()
+        return sum(int(numbers[column]) for column in self._columns)
 
 
 class Poller:
@@ -78,7 +82,7 @@ class Poller:
         self._threshold_ns = int(threshold_seconds * NANOSECONDS)
         self._wanted = netns
         self._pid = pid
-        self._counter = SynRetransCounter()
+        self._counter = TimeoutCounter()
         self._counts: dict[int, int] = {}
         self._moved: set[int] = set()
         self._gone: dict[int, int] = {}

@@ -85,7 +85,7 @@ def _swept(fields: list[str], inode: int, netns: int, now_ns: int, byteorder: st
             interval_ms=interval_ms,
             # Not printed; the interval starts at one second and only ever doubles.
             doublings=max(0, (interval_ms // _FIRST_INTERVAL_MS).bit_length() - 1),
-            retransmissions=retransmissions,
+            timeouts=retransmissions,
         )
     return SweptSocket(
         cookie=inode,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tracer.errors import NoSource, NotPermitted, SynsentError
+from tracer.errors import NotPermitted, SynsentError
 from tracer.host.rights import CAP_SYS_ADMIN, CAP_SYS_PTRACE, has_capability
 from tracer.model import SourceName
 from tracer.settings import Backend, Settings
@@ -94,13 +94,9 @@ def _require_polling_rights(bpf_error: NotPermitted | None) -> None:
     """Polling must enter other network namespaces, or read them through other users' /proc."""
     if has_capability(CAP_SYS_ADMIN) or has_capability(CAP_SYS_PTRACE):
         return
-    because = f" ({bpf_error})" if bpf_error else ""
+    neither = "may neither load BPF programs nor" if bpf_error else "may not"
     raise NotPermitted(
-        "this user may neither load BPF programs nor look into the network namespaces of "
-        f"other users' processes{because}",
-        hint="run as root (sudo synsent-trace --node), or with CAP_BPF and CAP_PERFMON for BPF, "
-        "CAP_SYS_ADMIN and CAP_SYS_PTRACE for polling",
+        f"this user {neither} look into the network namespaces of other users' processes",
+        hint="run as root (sudo), or with CAP_BPF and CAP_PERFMON for BPF, CAP_SYS_ADMIN and "
+        "CAP_SYS_PTRACE for polling",
     )
-
-
-__all__ = ["NoSource", "Sources", "choose"]

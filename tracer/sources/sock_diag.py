@@ -145,9 +145,10 @@ class SockDiag:
                     return
 
     def _diagnosed(self, body: memoryview, now_ns: int) -> Diagnosed:
-        family, state, timer, retrans, sockid, expires, _rq, _wq, uid, inode = _MESSAGE.unpack_from(
-            body
+        family, state, timer, timeouts, sockid, expires, _rq, _wq, uid, inode = (
+            _MESSAGE.unpack_from(body)
         )
+        retransmissions = timeouts
         cgroup_id: int | None = None
         backoff = interval_ms = since_first_ms = 0
         for kind, value in _attributes(body, _MESSAGE.size):
@@ -155,7 +156,8 @@ class SockDiag:
                 backoff = value[_INFO_BACKOFF]
                 interval_ms = _INFO_RTO.unpack_from(value, _INFO_RTO_OFFSET)[0] // 1000
                 if len(value) >= _INFO_TOTAL_RETRANS_OFFSET + _INFO_RTO.size:
-                    retrans = _INFO_RTO.unpack_from(value, _INFO_TOTAL_RETRANS_OFFSET)[0]
+                    # Fewer than the timer's expiries where a SYN could not be sent again.
+                    retransmissions = _INFO_RTO.unpack_from(value, _INFO_TOTAL_RETRANS_OFFSET)[0]
                 if len(value) >= _INFO_RTO_TIME_OFFSET + _INFO_RTO.size:
                     since_first_ms = _INFO_RTO.unpack_from(value, _INFO_RTO_TIME_OFFSET)[0]
             elif kind == _INET_DIAG_CGROUP_ID and len(value) == _U64.size:
@@ -167,8 +169,8 @@ class SockDiag:
                 expires_ms=expires,
                 interval_ms=interval_ms,
                 doublings=backoff,
-                retransmissions=retrans,
-                since_first_retransmission_ms=since_first_ms,
+                timeouts=timeouts,
+                since_first_timeout_ms=since_first_ms,
             )
         swept = SweptSocket(
             cookie=_SOCKID_COOKIE.unpack_from(sockid, _SOCKID_COOKIE_OFFSET)[0],
@@ -179,9 +181,9 @@ class SockDiag:
                 inode=inode or None,
                 cgroup_id=cgroup_id if cgroup_id is not None and cgroup_id > 1 else None,
             ),
-            retransmissions=retrans,
+            retransmissions=retransmissions,
             started_ns=started,
-            last_syn_ns=last_syn,
+            last_syn_ns=last_syn if retransmissions else None,
             next_retry_ns=next_retry,
         )
         return Diagnosed(family, sockid, state, swept)

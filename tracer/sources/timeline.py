@@ -11,7 +11,7 @@ _LONGEST_INTERVAL_MS: Final = 120_000
 
 
 class Timeline(NamedTuple):
-    """CLOCK_MONOTONIC nanoseconds; `last_syn_ns` is None before the first retransmission."""
+    """CLOCK_MONOTONIC nanoseconds; `last_syn_ns` is None before the timer first ran out."""
 
     started_ns: int
     last_syn_ns: int | None
@@ -24,34 +24,34 @@ def timeline(
     expires_ms: int,
     interval_ms: int,
     doublings: int,
-    retransmissions: int,
-    since_first_retransmission_ms: int = 0,
+    timeouts: int,
+    since_first_timeout_ms: int = 0,
 ) -> Timeline:
     """The course of an attempt whose timer is due in `expires_ms`.
 
-    `interval_ms` is the interval that is running, `doublings` how often it has doubled: fewer than
-    the retransmissions where the kernel keeps the first interval for a while
-    (tcp_syn_linear_timeouts, Linux 6.5). The past intervals are the same sequence backwards; a
-    timer may be late by an eighth of its time, so the start is somewhat earlier than they say.
-    Where the kernel tells how long ago the first retransmission was (0: it does not), that is
-    taken.
+    `interval_ms` is the interval that is running, `timeouts` how often the timer has run out, and
+    `doublings` how often the interval has doubled then: less often where the kernel keeps the first
+    interval for a while (tcp_syn_linear_timeouts, Linux 6.5). The past intervals are the same
+    sequence backwards; a timer may be late by an eighth of its time, so the start is somewhat
+    earlier than they say. Where the kernel tells how long ago the timer first ran out (0: it does
+    not), that is taken.
     """
     next_retry_ns = now_ns + expires_ms * _MILLISECOND_NS
     if interval_ms < _LONGEST_INTERVAL_MS:
         first_ms = interval_ms / 2**doublings
     else:
         first_ms = _FIRST_INTERVAL_MS
-    linear = max(0, retransmissions - doublings)
+    linear = max(0, timeouts - doublings)
     past_ms = 0.0
-    for index in range(retransmissions):
+    for index in range(timeouts):
         past_ms += min(first_ms * 2 ** max(0, index - linear), _LONGEST_INTERVAL_MS)
     current_start_ns = next_retry_ns - interval_ms * _MILLISECOND_NS
     started_ns = int(current_start_ns - past_ms * _MILLISECOND_NS)
-    if since_first_retransmission_ms:
-        told_ns = now_ns - int((since_first_retransmission_ms + first_ms) * _MILLISECOND_NS)
+    if since_first_timeout_ms:
+        told_ns = now_ns - int((since_first_timeout_ms + first_ms) * _MILLISECOND_NS)
         started_ns = min(started_ns, told_ns)
     return Timeline(
         started_ns=started_ns,
-        last_syn_ns=current_start_ns if retransmissions else None,
+        last_syn_ns=current_start_ns if timeouts else None,
         next_retry_ns=next_retry_ns,
     )

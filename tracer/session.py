@@ -1,0 +1,208 @@
+"""Builds the pipeline of a live trace, runs it, and takes it down again."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Final
+
+from tracer.enrich.destination import Destinations
+from tracer.enrich.report import Reporter
+from tracer.errors import UsageError
+from tracer.host.process import ProcessTable
+from tracer.model import (
+    NANOSECONDS,
+    Change,
+    Health,
+    Lifecycle,
+    LifecycleKind,
+    Losses,
+    Rates,
+)
+from tracer.settings import Settings
+from tracer.sinks import Sink
+from tracer.sources.feed import Batch, Inbox, StreamFeed, SweepFeed
+from tracer.sources.select import Sources, choose
+from tracer.tracker import Tracker
+
+# How often the session looks up when nothing happens: for a stop, a gone reader, its own health.
+_TICK_SECONDS: Final = 0.25
+# News of the tracer's own state: this often while it changes, that often as a sign of life.
+_HEALTH_SECONDS: Final = 10.0
+_SIGN_OF_LIFE_SECONDS: Final = 60.0
+
+
+class Session:
+    """One live trace. `stop` may be called from a signal handler or another thread."""
+
+    def __init__(
+        self, settings: Settings, sinks: Sequence[Sink], notify: Callable[[str], None]
+    ) -> None:
+        """Opens the sources. Raises SynsentError where the machine does not allow a trace."""
+        self._settings = settings
+        self._sinks = sinks
+        self._notify = notify
+        self._stopping = threading.Event()
+        self._sources: Sources = choose(settings)
+        self._inbox = Inbox(settings.limits.queue_batches)
+        self._undecodable = 0
+        self._began_ns = time.monotonic_ns()
+        self._tracker = Tracker(
+            run_id=f"{time.time_ns() // 1_000_000:x}-{os.getpid():x}",
+            limits=settings.limits,
+            threshold_seconds=settings.threshold_seconds,
+            streaming=self._sources.bpf is not None,
+            began_ns=self._began_ns,
+        )
+        self._reporter = Reporter(Destinations(settings.vpc_cidrs), ProcessTable())
+        self._stream: StreamFeed | None = None
+        self._sweeps: SweepFeed | None = None
+        self._build_feeds()
+
+    def _build_feeds(self) -> None:
+        settings, sources = self._settings, self._sources
+        if sources.bpf is not None:
+            self._stream = StreamFeed(sources.bpf, self._inbox, settings.threshold_seconds)
+        if sources.poller is not None and self._stream is not None:
+            self._sweeps = SweepFeed(
+                sources.poller, self._inbox, settings.crosscheck_seconds, self._stream.take_sweep
+            )
+        elif sources.poller is not None:
+            self._sweeps = SweepFeed(sources.poller, self._inbox, settings.poll_seconds)
+
+    def stop(self) -> None:
+        """Ends the trace: what was seen is written out, and `run` returns."""
+        self._stopping.set()
+
+    def run(self) -> None:
+        """Traces until `stop`, the set duration, or until nobody reads any output.
+
+        Raises SynsentError or OSError where a source dies.
+        """
+        self._announce(LifecycleKind.START, self._start_message())
+        self._touch_ready_file()
+        feeds = [feed for feed in (self._stream, self._sweeps) if feed is not None]
+        for feed in feeds:
+            feed.start()
+        try:
+            self._loop()
+        finally:
+            # The poller first: its last sweep goes through the stream.
+            for feed in reversed(feeds):
+                feed.stop()
+            self._take(self._inbox.get(0))
+            self._announce(LifecycleKind.STOP, None)
+            if self._sources.bpf is not None:
+                self._sources.bpf.close()
+
+    def _loop(self) -> None:
+        duration = self._settings.duration_seconds
+        deadline = None if duration is None else self._began_ns + int(duration * NANOSECONDS)
+        said = self._health()
+        said_ns = time.monotonic_ns()
+        while not self._stopping.is_set():
+            self._take(self._inbox.get(_TICK_SECONDS))
+            now = time.monotonic_ns()
+            if deadline is not None and now >= deadline:
+                return
+            if all(sink.finished for sink in self._sinks):
+                return
+            since = (now - said_ns) / NANOSECONDS
+            if since >= _HEALTH_SECONDS:
+                health = self._health()
+                if since >= _SIGN_OF_LIFE_SECONDS or _differ(health, said):
+                    self._announce(LifecycleKind.HEALTH, None)
+                    said, said_ns = health, now
+
+    def _take(self, batches: Sequence[Batch]) -> None:
+        """Runs what the sources said through tracker and enrichment into every output."""
+        for batch in batches:
+            offset = time.time_ns() - time.monotonic_ns()
+            self._undecodable += batch.undecodable
+            changes: list[Change] = self._tracker.apply(batch.transitions, offset)
+            if batch.sweep is not None:
+                changes += self._tracker.apply_sweep(batch.sweep, offset)
+            if not changes:
+                continue
+            reports = self._reporter.reports(changes, offset)
+            for sink in self._sinks:
+                sink.write(reports)
+
+    # --- what is said of the tracer itself -----------------------------------------------------
+
+    def _announce(self, kind: LifecycleKind, message: str | None) -> None:
+        event = Lifecycle(
+            kind=kind,
+            wall_ns=time.time_ns(),
+            health=self._health(),
+            uptime_seconds=(time.monotonic_ns() - self._began_ns) / NANOSECONDS,
+            message=message,
+        )
+        for sink in self._sinks:
+            sink.lifecycle(event)
+
+    def _start_message(self) -> str:
+        took = _seconds_since_process_start()
+        after = "" if took is None else f" {took:.2f} s after the program's start"
+        if self._sources.bpf is not None:
+            return f"BPF attached{after}"
+        return f"polling through {self._sources.backend.value}{after}"
+
+    def _touch_ready_file(self) -> None:
+        path = self._settings.ready_file
+        if path is None:
+            return
+        try:
+            path.touch()
+        except OSError as error:
+            raise UsageError(f"--ready-file {path}: {error.strerror}") from None
+
+    def _health(self) -> Health:
+        counters = self._stream.counters if self._stream is not None else {}
+        tracker = self._tracker
+        lacking = self._sources.lacking
+        if self._sweeps is not None and self._sweeps.unseen:
+            lacking = (*lacking, self._sweeps.unseen)
+        in_kernel = counters.get("added", 0) - counters.get("removed", 0)
+        return Health(
+            backend=self._sources.backend,
+            hooks=self._sources.hooks,
+            lacking=lacking,
+            stuck_now=tracker.stuck_now,
+            tracked_now=max(in_kernel, tracker.stuck_now),
+            outcomes=dict(tracker.outcomes),
+            became_stuck=tracker.became_stuck,
+            rates=Rates(counters.get("started"), counters.get("established")),
+            losses=Losses(
+                ring_full=counters.get("ring_full", 0),
+                untracked=counters.get("untracked", 0),
+                queue_full=self._inbox.dropped,
+                undecodable=self._undecodable,
+                table_full=tracker.table_full,
+                output_dropped=sum(sink.dropped for sink in self._sinks),
+            ),
+            crosscheck=tracker.crosscheck,
+        )
+
+
+def _differ(now: Health, before: Health) -> bool:
+    """Whether something happened that is worth telling; healthy connects and sweeps are not."""
+    return replace(now, rates=before.rates, tracked_now=0, crosscheck=before.crosscheck) != replace(
+        before, tracked_now=0
+    ) or (now.crosscheck.missed, now.crosscheck.unended) != (
+        before.crosscheck.missed,
+        before.crosscheck.unended,
+    )
+
+
+def _seconds_since_process_start() -> float | None:
+    """Age of this process, from /proc/self/stat field 22 (proc_pid_stat(5)); None if unknown."""
+    try:
+        with open("/proc/self/stat", encoding="utf-8", errors="replace") as file:
+            ticks = int(file.read().rpartition(")")[2].split()[19])
+        return time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
+    except (OSError, ValueError, IndexError):
+        return None
