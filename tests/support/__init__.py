@@ -1,0 +1,1 @@
+"""What the kernel tests stand on: namespaces, a client, the program under test."""
