@@ -117,24 +117,32 @@ static __always_inline void send_event(u64 sk, struct event *event, const struct
 /* The retransmission timer is due one interval from now, or two once the interval doubles. */
 static __always_inline u64 next_retry(u64 sk, const struct attempt *a, u64 now)
 {
-	u64 previous = a->last_syn_ns ? a->last_syn_ns : a->start_ns;
+	u64 previous = a->last_timeout_ns ? a->last_timeout_ns : a->start_ns;
 	u64 interval = now - previous;
 
 	if (!previous)
 		return 0;
-	if (a->retransmissions > sock_linear_timeouts(sk))
+	if (a->timeouts > sock_linear_timeouts(sk))
 		interval *= 2;
 	return now + (interval < RTO_MAX_NS ? interval : RTO_MAX_NS);
 }
 
+/* The timer ran out. The kernel's own count says whether a SYN went out again: towards a neighbour
+ * that does not answer, the first one is still waiting in the queue and none is sent. */
 static __always_inline void attempt_retransmits(u64 sk, struct attempt *a)
 {
 	struct event event = {.kind = EVENT_RETRANSMIT, .time_ns = bpf_ktime_get_ns()};
-	u32 total = sock_total_retrans(sk);
 
-	a->retransmissions = total ? total : a->retransmissions + 1;
+	a->timeouts++;
+#ifdef OFF_TCP_TOTAL_RETRANS
+	a->retransmissions = sock_total_retrans(sk);
+	if (a->timeouts < a->retransmissions) /* it began before the tracer */
+		a->timeouts = a->retransmissions;
+#else
+	a->retransmissions++;
+#endif
 	a->next_retry_ns = next_retry(sk, a, event.time_ns);
-	a->last_syn_ns = event.time_ns;
+	a->last_timeout_ns = event.time_ns;
 	send_event(sk, &event, a);
 }
 
@@ -151,7 +159,7 @@ static __always_inline bool no_syn_sent(u64 sk, const struct attempt *a)
 /* Whether the attempt is worth a record: it failed, was retransmitted, or took too long. */
 static __always_inline bool worth_telling(u64 sk, const struct attempt *a, u8 new_state, u64 now)
 {
-	if (new_state == TCP_CLOSE || a->retransmissions || sock_total_retrans(sk))
+	if (new_state == TCP_CLOSE || a->timeouts || sock_total_retrans(sk))
 		return true;
 	return a->start_ns && now - a->start_ns >= THRESHOLD_NS;
 }

@@ -12,13 +12,14 @@
 /* State of one attempt while its socket is in SYN_SENT. Unknown numbers are 0. */
 struct attempt {
 	u64 start_ns;        /* CLOCK_MONOTONIC at CLOSE -> SYN_SENT; 0: it began before the tracer */
-	u64 last_syn_ns;     /* CLOCK_MONOTONIC of the last SYN retransmission; 0: none yet */
-	u64 next_retry_ns;   /* CLOCK_MONOTONIC at which the retransmission timer is due; 0: unknown */
+	u64 last_timeout_ns; /* CLOCK_MONOTONIC at which the retransmission timer last ran out; 0: not yet */
+	u64 next_retry_ns;   /* CLOCK_MONOTONIC at which it is due next; 0: unknown */
 	u64 cgroup_id;       /* cgroup v2 id of the connecting process */
 	u32 netns;           /* inode of the socket's network namespace */
 	u32 pid;             /* thread group that called connect(); 0: it was not seen */
 	u32 uid;
-	u32 retransmissions; /* SYN retransmissions so far */
+	u32 timeouts;        /* how often the retransmission timer was seen to run out */
+	u32 retransmissions; /* SYNs sent again: fewer, where the kernel still holds the first one */
 	u32 segs_out_start;  /* tcp_sock.segs_out when the attempt began */
 	s32 reported_error;  /* errno delivered to the socket before it left SYN_SENT */
 	u16 family;          /* AF_INET or AF_INET6, of the socket */
@@ -29,6 +30,7 @@ struct attempt {
 	u8 saddr[16];        /* IPv6; IPv4 as ::ffff:a.b.c.d */
 	u8 daddr[16];
 	char comm[COMM_LEN];
+	u8 pad[4];
 };
 
 enum event_kind {

@@ -15,12 +15,13 @@ SAME_SIZE(counters);
 SAME_OFFSET(event, attempt);
 
 SAME_OFFSET(attempt, start_ns);
-SAME_OFFSET(attempt, last_syn_ns);
+SAME_OFFSET(attempt, last_timeout_ns);
 SAME_OFFSET(attempt, next_retry_ns);
 SAME_OFFSET(attempt, cgroup_id);
 SAME_OFFSET(attempt, netns);
 SAME_OFFSET(attempt, pid);
 SAME_OFFSET(attempt, uid);
+SAME_OFFSET(attempt, timeouts);
 SAME_OFFSET(attempt, retransmissions);
 SAME_OFFSET(attempt, segs_out_start);
 SAME_OFFSET(attempt, reported_error);
@@ -32,6 +33,7 @@ SAME_OFFSET(attempt, seen_connect);
 SAME_OFFSET(attempt, saddr);
 SAME_OFFSET(attempt, daddr);
 SAME_OFFSET(attempt, comm);
+SAME_OFFSET(attempt, pad);
 
 SAME_OFFSET(event, time_ns);
 SAME_OFFSET(event, sk);

@@ -22,6 +22,7 @@ from tracer.model import (
     CrossCheck,
     Flow,
     Outcome,
+    Owner,
     SourceName,
     Sweep,
     SweptSocket,
@@ -74,6 +75,17 @@ def outcome_of(end: Transition) -> Outcome:
 def _covers(sweep: Sweep, netns: int | None) -> bool:
     """Whether a socket of this namespace would be in the sweep if it were in SYN_SENT."""
     return netns in sweep.looked or netns in sweep.gone
+
+
+def _merged_owner(known: Owner, told: Owner) -> Owner:
+    """What is known stays, what was unknown is learnt: each source sees another part of it."""
+    return Owner(
+        pid=told.pid if known.pid is None else known.pid,
+        uid=told.uid if known.uid is None else known.uid,
+        comm=told.comm if known.comm is None else known.comm,
+        cgroup_id=told.cgroup_id if known.cgroup_id is None else known.cgroup_id,
+        inode=told.inode if known.inode is None else known.inode,
+    )
 
 
 @dataclass(slots=True)
@@ -250,7 +262,7 @@ class Tracker:
         return replace(
             attempt,
             flow=flow,
-            owner=attempt.owner if attempt.owner.pid is not None else transition.owner,
+            owner=_merged_owner(attempt.owner, transition.owner),
             syns_sent=max(attempt.syns_sent or 0, transition.syns_sent or 0) or None,
             last_syn_ns=transition.last_syn_ns or attempt.last_syn_ns,
             next_retry_ns=transition.next_retry_ns or attempt.next_retry_ns,
@@ -383,11 +395,6 @@ class Tracker:
         started, started_wall = attempt.started_ns, attempt.started_wall_ns
         if started is None and swept.started_ns is not None:
             started, started_wall = swept.started_ns, swept.started_ns + wall_offset_ns
-        owner = attempt.owner
-        if owner.inode is None:
-            owner = replace(owner, inode=swept.owner.inode)
-        if owner.uid is None:
-            owner = replace(owner, uid=swept.owner.uid)
         sent = swept.retransmissions + 1
         more = sent > (attempt.syns_sent or 0)
         self._update(
@@ -395,7 +402,7 @@ class Tracker:
             replace(
                 attempt,
                 flow=swept.flow if None in _tuple_of(attempt.flow) else attempt.flow,
-                owner=owner,
+                owner=_merged_owner(attempt.owner, swept.owner),
                 started_ns=started,
                 started_wall_ns=started_wall,
                 syns_sent=max(sent, attempt.syns_sent or 0),

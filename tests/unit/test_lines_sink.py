@@ -380,7 +380,7 @@ def test_health_is_one_calm_line_when_nothing_is_lost() -> None:
     assert shown(lifecycle(LifecycleKind.HEALTH)) == [
         (
             "-- 22:13:20 stuck 12 (peak 12), became stuck 52, ended: 3 refused, 1 timed_out;"
-            " connects 20311 seen, 20290 established; cross-check agrees; losses: none"
+            " connects 20311 begun, 20290 established at once; cross-check agrees; losses: none"
         )
     ]
 
@@ -397,7 +397,7 @@ def test_health_names_every_loss_and_disagreement_that_is_not_zero() -> None:
     (line,) = shown(lifecycle(LifecycleKind.HEALTH, health))
 
     assert line.endswith(
-        "ended: none; connects ? seen, ? established; cross-check: 2 missed, 1 unended;"
+        "ended: none; connects ? begun, ? established at once; cross-check: 2 missed, 1 unended;"
         " losses: 7 ring_full, 3 output_dropped"
     )
 
@@ -462,7 +462,7 @@ def test_the_end_sums_up_the_trace() -> None:
         "-- stopped by SIGTERM",
         (
             "-- still stuck 12 (peak 13), became stuck 52, ended: 3 refused, 1 timed_out;"
-            " connects 20311 seen, 20290 established; cross-check agrees; losses: none"
+            " connects 20311 begun, 20290 established at once; cross-check agrees; losses: none"
         ),
         "-- top destinations             netns  pods  became stuck  ended",
         "-- 52.94.10.112:443 (external)      1     1             1  1 established, 1 refused",

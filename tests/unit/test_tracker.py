@@ -321,6 +321,24 @@ def test_an_adopted_attempt_goes_on_in_the_stream_as_the_same_attempt() -> None:
     assert {c.attempt.id for c in adopted + later + ended} == {adopted[0].attempt.id}
 
 
+def test_what_sweep_and_stream_know_of_the_process_is_kept_together() -> None:
+    state = tracker()
+    nameless = replace(retransmission(5, started=None, at=BEGAN + SECOND), owner=Owner())
+    state.apply([nameless], OFFSET)
+    found = swept(started=BEGAN - 30 * SECOND, sent=6)
+    state.apply_sweep(sweep(found, at=BEGAN + SECOND * 3 // 2), OFFSET)
+    later = state.apply([replace(nameless, time_ns=BEGAN + 9 * SECOND, syns_sent=7)], OFFSET)
+    assert later[0].attempt.owner == Owner(uid=1000, inode=5)
+
+
+def test_a_timeout_without_a_syn_is_stuck_but_no_retransmission() -> None:
+    state = tracker()
+    held_back = [replace(retransmission(n), syns_sent=1, last_syn_ns=None) for n in (1, 2)]
+    changes = state.apply(held_back, OFFSET)
+    assert kinds(changes) == [ChangeKind.STUCK]
+    assert changes[0].attempt.syns_sent == 1
+
+
 def test_what_the_stream_missed_is_adopted_and_counted() -> None:
     state = tracker()
     changes = state.apply_sweep(sweep(swept(), at=START + 2 * SECOND), OFFSET)

@@ -96,7 +96,9 @@ def message(event: Lifecycle) -> list[str]:
 def totals(health: Health) -> str:
     """What happened since the start; losses and disagreements are calm only when there are none."""
     rates = health.rates
-    connects = f"connects {known(rates.started)} seen, {known(rates.established)} established"
+    connects = (
+        f"connects {known(rates.started)} begun, {known(rates.established)} established at once"
+    )
     crosscheck = "no cross-check"
     if health.crosscheck.sweeps:
         found = disagreements(health.crosscheck)

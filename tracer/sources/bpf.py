@@ -332,7 +332,7 @@ class BpfSource:
         told: dict[int, int] = {}
         fresh: list[Transition] = []
         for key, raw in self._read_attempts():
-            if not raw.start_ns or now - raw.start_ns < limit or raw.retransmissions:
+            if not raw.start_ns or now - raw.start_ns < limit or raw.timeouts:
                 continue
             told[key] = raw.start_ns
             if self._told_overdue.get(key) != raw.start_ns:

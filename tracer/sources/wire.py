@@ -17,12 +17,13 @@ from tracer.model import Endpoint, Flow, Owner, TcpState, Transition, Transition
 # (C member, struct format), in the header's order. "@" below gives C's own alignment.
 _ATTEMPT: Final = (
     ("start_ns", "Q"),
-    ("last_syn_ns", "Q"),
+    ("last_timeout_ns", "Q"),
     ("next_retry_ns", "Q"),
     ("cgroup_id", "Q"),
     ("netns", "I"),
     ("pid", "I"),
     ("uid", "I"),
+    ("timeouts", "I"),
     ("retransmissions", "I"),
     ("segs_out_start", "I"),
     ("reported_error", "i"),
@@ -34,6 +35,7 @@ _ATTEMPT: Final = (
     ("saddr", "16s"),
     ("daddr", "16s"),
     ("comm", "16s"),
+    ("pad", "4s"),
 )
 _EVENT_HEAD: Final = (
     ("time_ns", "Q"),
@@ -67,12 +69,13 @@ class RawAttempt(NamedTuple):
     """`struct attempt`, member for member; 0 means unknown."""
 
     start_ns: int
-    last_syn_ns: int
+    last_timeout_ns: int
     next_retry_ns: int
     cgroup_id: int
     netns: int
     pid: int
     uid: int
+    timeouts: int
     retransmissions: int
     segs_out_start: int
     reported_error: int
@@ -84,6 +87,7 @@ class RawAttempt(NamedTuple):
     saddr: bytes
     daddr: bytes
     comm: bytes
+    pad: bytes
 
 
 ATTEMPT: Final = struct.Struct("@" + _format(_ATTEMPT))
@@ -168,7 +172,7 @@ def transition_of(
         owner=owner_of(raw),
         started_ns=raw.start_ns or None,
         syns_sent=0 if no_syn_sent else raw.retransmissions + 1,
-        last_syn_ns=raw.last_syn_ns or None,
+        last_syn_ns=(raw.last_timeout_ns or None) if raw.retransmissions else None,
         next_retry_ns=raw.next_retry_ns or None,
         new_state=new_state,
         errno=errno,
