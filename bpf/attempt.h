@@ -95,15 +95,13 @@ static __always_inline bool may_adopt(u64 sk)
 #endif
 }
 
-static __always_inline int insert_attempt(u64 sk, struct attempt *a)
+/* False: there is no room. */
+static __always_inline bool insert_attempt(u64 sk, struct attempt *a)
 {
-	int error = attempts.update(&sk, a);
-
-	if (error)
-		COUNT(untracked);
-	else
-		COUNT(added);
-	return error;
+	if (attempts.update(&sk, a))
+		return false;
+	COUNT(added);
+	return true;
 }
 
 static __always_inline void send_event(u64 sk, struct event *event, const struct attempt *a)
@@ -120,7 +118,8 @@ static __always_inline u64 next_retry(u64 sk, const struct attempt *a, u64 now)
 	u64 previous = a->last_timeout_ns ? a->last_timeout_ns : a->start_ns;
 	u64 interval = now - previous;
 
-	if (!previous)
+	/* Unknown too where the attempt was adopted: `previous` is then not the last timeout. */
+	if (!previous || (!a->last_timeout_ns && a->timeouts > 1))
 		return 0;
 	if (a->timeouts > sock_linear_timeouts(sk))
 		interval *= 2;

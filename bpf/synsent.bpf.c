@@ -34,7 +34,8 @@ TRACEPOINT_PROBE(sock, inet_sock_set_state)
 		fresh.segs_out_start = sock_segs_out(sk);
 		COPY_TUPLE(&fresh, args);
 		COUNT(started);
-		insert_attempt(sk, &fresh);
+		if (!insert_attempt(sk, &fresh))
+			COUNT(untracked);
 		return 0;
 	}
 

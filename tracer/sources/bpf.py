@@ -49,6 +49,9 @@ def _import_bcc() -> Any:
 
     Raises NoSource where there is none, or where it cannot be loaded.
     """
+    loaded = sys.modules.get("bcc")
+    if hasattr(loaded, "BPF"):
+        return loaded
     candidates: list[Path | None] = [None]
     for place in _BCC_PLACES:
         root, _, pattern = place.partition("*")
@@ -159,10 +162,15 @@ class BpfSource:
             self._require_netns_filter(netns, members)
             macros["FILTER_NETNS"] = None
         self._bpf = self._load(macros)
-        self._attach_optional(members)
-        if netns is not None:
-            self._want(netns)
-        self._open()
+        self._ring: Any = None
+        try:
+            self._attach_optional(members)
+            if netns is not None:
+                self._want(netns)
+            self._open()
+        except BaseException:
+            self.close()
+            raise
 
     @property
     def lacking(self) -> tuple[str, ...]:
@@ -227,9 +235,10 @@ class BpfSource:
         messages: list[str] = []
         try:
             with _captured_stderr() as messages:
-                return self._module.BPF(text=program.source_text(folder), cflags=flags)
+                return self._module.BPF(text=program.source_text(folder).encode(), cflags=flags)
         except Exception as error:  # noqa: BLE001  bcc raises bare Exception
-            detail = "; ".join(messages[-3:]) or str(error)
+            errors = [line for line in messages if "error:" in line]
+            detail = "; ".join(errors[:3] or messages[-3:]) or str(error)
             number = ctypes.get_errno()
             if number in (errno.EPERM, errno.EACCES) or "super-user" in str(error):
                 raise NotPermitted(
@@ -247,7 +256,7 @@ class BpfSource:
             try:
                 with _captured_stderr():
                     self._bpf.attach_raw_tracepoint(
-                        tp="inet_sk_error_report", fn_name="on_error_report"
+                        tp=b"inet_sk_error_report", fn_name=b"on_error_report"
                     )
                 hooks.append("sock:inet_sk_error_report")
             except Exception:  # noqa: BLE001  bcc raises bare Exception
@@ -258,7 +267,7 @@ class BpfSource:
         if "OFF_SOCK_NUM" in members:
             try:
                 with _captured_stderr():
-                    self._bpf.attach_kprobe(event="tcp_connect", fn_name="on_tcp_connect")
+                    self._bpf.attach_kprobe(event=b"tcp_connect", fn_name=b"on_tcp_connect")
                 hooks.insert(0, "tcp_connect")
             except Exception:  # noqa: BLE001  bcc raises bare Exception
                 self._lacking.append(
@@ -367,5 +376,7 @@ class BpfSource:
 
     def close(self) -> None:
         """Detaches everything. The object is of no use afterwards."""
-        self._library.bpf_free_ringbuf(self._ring)
+        if self._ring:
+            self._library.bpf_free_ringbuf(self._ring)
+            self._ring = None
         self._bpf.cleanup()

@@ -24,6 +24,7 @@ _TRANSPARENT: Final = frozenset({8, 9, 10, 11, 18})  # typedef, volatile, const,
 _FIXED: Final = {1: 1, 3: 3, 14: 1, 17: 1}
 _PER_ELEMENT: Final = {_KIND_STRUCT: 3, _KIND_UNION: 3, 6: 2, 13: 2, 15: 3, 19: 3}
 _LAST_KIND: Final = 19
+_DAMAGE: Final = (struct.error, IndexError, RecursionError, TypeError, ValueError)
 
 
 class Btf:
@@ -35,8 +36,8 @@ class Btf:
     def __init__(self, data: bytes) -> None:
         try:
             self._read(data)
-        except (struct.error, IndexError, ValueError) as error:
-            raise InputError(f"kernel type information (BTF) cannot be read: {error}") from None
+        except _DAMAGE as error:
+            raise _damaged(error) from None
 
     def _read(self, data: bytes) -> None:
         header = _HEADER.unpack_from(data)
@@ -46,6 +47,8 @@ class Btf:
         strings = header_size + string_offset
         self._strings = data[strings : strings + size]
         start = header_size + type_offset
+        if max(strings + size, start + type_size) > len(data):
+            raise ValueError("it is cut short")
         self._words = memoryview(data[start : start + type_size]).cast("I")
         self._positions, self._structs = self._index()
 
@@ -68,6 +71,8 @@ class Btf:
                 position += 3 + fixed.get(kind, 0)
             else:
                 raise ValueError(f"type {len(positions) - 1} is of the unknown kind {kind}")
+        if position != end:
+            raise ValueError("the last type is cut short")
         return positions, structs
 
     def _name_at(self, offset: int) -> bytes:
@@ -81,9 +86,11 @@ class Btf:
     def _resolve(self, type_id: int) -> int:
         """Position of a type, past typedefs and qualifiers."""
         position = self._positions[type_id]
-        while self._words[position + 1] >> 24 & 0x1F in _TRANSPARENT:
+        for _ in self._positions:
+            if self._words[position + 1] >> 24 & 0x1F not in _TRANSPARENT:
+                return position
             position = self._positions[self._words[position + 2]]
-        return position
+        raise ValueError(f"type {type_id} stands for itself")
 
     def _member(self, position: int, name: bytes) -> tuple[int, int] | None:
         """Bit offset and type id of a member of the struct or union at `position`."""
@@ -95,6 +102,8 @@ class Btf:
             # With the kind flag, the upper byte is a bit field's width.
             offset = words[member + 2] & (0xFFFFFF if info >> 31 else 0xFFFFFFFF)
             if words[member] and self._name_at(words[member]) == name:
+                if info >> 31 and words[member + 2] >> 24:
+                    return None
                 return offset, words[member + 1]
             if not words[member]:
                 inner = self._member(self._resolve(words[member + 1]), name)
@@ -106,7 +115,14 @@ class Btf:
         """Bytes from the start of a struct to a member ("sock.__sk_common.skc_num").
 
         None where the kernel has no such struct or member, or where it is a bit field.
+        Raises InputError where the types contradict one another.
         """
+        try:
+            return self._offset(path)
+        except _DAMAGE as error:
+            raise _damaged(error) from None
+
+    def _offset(self, path: str) -> int | None:
         name, *members = path.split(".")
         position = self._struct_named(name)
         bits = 0
@@ -117,6 +133,10 @@ class Btf:
             bits += found[0]
             position = self._resolve(found[1])
         return None if position is None or bits % 8 else bits // 8
+
+
+def _damaged(error: Exception) -> InputError:
+    return InputError(f"kernel type information (BTF) cannot be read: {error}")
 
 
 def offsets(paths: Iterable[str], file: Path = VMLINUX) -> dict[str, int]:

@@ -52,7 +52,7 @@ class Inbox:
             self._queue.put_nowait(batch)
         except queue.Full:
             with self._lock:
-                self._dropped += len(batch.transitions)
+                self._dropped += len(batch.transitions) + batch.undecodable
 
     def fail(self, error: BaseException) -> None:
         """Says that a source has died of `error`."""

@@ -15,12 +15,11 @@ from collections.abc import Iterable, Iterator
 from typing import Final
 
 from tracer.model import Endpoint, Flow, Owner, SweptSocket, TcpState
-from tracer.sources.timeline import timeline
+from tracer.sources.timeline import doublings_of, timeline
 
 _TICKS_PER_SECOND: Final = os.sysconf("SC_CLK_TCK")
 _TIMER_RETRANSMIT: Final = 1
 _V4_MAPPED: Final = bytes(10) + b"\xff\xff"
-_FIRST_INTERVAL_MS: Final = 1_000
 _FEWEST_FIELDS: Final = 10
 _INTERVAL_FIELD: Final = 12
 
@@ -66,7 +65,7 @@ def parse_lines(
             swept = None
             if state == TcpState.SYN_SENT.value:
                 swept = _swept(fields, inode, netns, now_ns, byteorder)
-        except (ValueError, OSError):
+        except (ArithmeticError, ValueError, OSError):
             continue
         yield state, inode, swept
 
@@ -84,7 +83,7 @@ def _swept(fields: list[str], inode: int, netns: int, now_ns: int, byteorder: st
             expires_ms=int(when, 16) * 1000 // _TICKS_PER_SECOND,
             interval_ms=interval_ms,
             # Not printed; the interval starts at one second and only ever doubles.
-            doublings=max(0, (interval_ms // _FIRST_INTERVAL_MS).bit_length() - 1),
+            doublings=doublings_of(interval_ms),
             timeouts=retransmissions,
         )
     return SweptSocket(

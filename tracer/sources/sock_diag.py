@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from tracer.host.netns import enter
 from tracer.model import Endpoint, Flow, Owner, SweptSocket, TcpState
-from tracer.sources.timeline import timeline
+from tracer.sources.timeline import doublings_of, timeline
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -168,7 +168,7 @@ class SockDiag:
                 now_ns=now_ns,
                 expires_ms=expires,
                 interval_ms=interval_ms,
-                doublings=backoff,
+                doublings=doublings_of(interval_ms, backoff),
                 timeouts=timeouts,
                 since_first_timeout_ms=since_first_ms,
             )

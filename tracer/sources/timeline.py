@@ -8,6 +8,20 @@ _MILLISECOND_NS: Final = 1_000_000
 # TCP_TIMEOUT_INIT and TCP_RTO_MAX of include/net/tcp.h (RFC 6298, section 2).
 _FIRST_INTERVAL_MS: Final = 1_000
 _LONGEST_INTERVAL_MS: Final = 120_000
+# icsk_retransmits is a byte.
+_MOST_TIMEOUTS: Final = 255
+
+
+def doublings_of(interval_ms: int, counted: int = 0) -> int:
+    """How often the first interval, of one second, has doubled to become this one.
+
+    `counted` is the kernel's own count (icsk_backoff), taken only once the interval can grow no
+    further: it also counts where the interval stayed as it was, at tcp_rto_max_ms (Linux 6.15) and
+    in the linear timeouts of 6.5 to 6.7. Without it, at least so often.
+    """
+    if interval_ms >= _LONGEST_INTERVAL_MS:
+        return max(counted, (_LONGEST_INTERVAL_MS // _FIRST_INTERVAL_MS).bit_length())
+    return max(0, (interval_ms // _FIRST_INTERVAL_MS).bit_length() - 1)
 
 
 class Timeline(NamedTuple):
@@ -36,6 +50,7 @@ def timeline(
     earlier than they say. Where the kernel tells how long ago the timer first ran out (0: it does
     not), that is taken.
     """
+    timeouts = min(timeouts, _MOST_TIMEOUTS)
     next_retry_ns = now_ns + expires_ms * _MILLISECOND_NS
     if interval_ms < _LONGEST_INTERVAL_MS:
         first_ms = interval_ms / 2**doublings
