@@ -10,25 +10,6 @@
  * of milliseconds. */
 #define MAX_AGE_MS (5 * 3600 * 1000)
 
-/* Address and port members that both tracepoints have, at different offsets: a macro, so that the
- * compiler knows each one's alignment. An IPv4-mapped destination keeps its source only in the
- * IPv4 member until the kernel has chosen the route. */
-#define COPY_TUPLE(a, args)                                                                                            \
-	do {                                                                                                           \
-		(a)->family = (args)->family;                                                                          \
-		(a)->sport = (args)->sport;                                                                            \
-		(a)->dport = (args)->dport;                                                                            \
-		__builtin_memcpy((a)->daddr, (args)->daddr_v6, 16);                                                    \
-		if ((a)->family == AF_INET || is_v4_mapped((a)->daddr)) {                                              \
-			make_v4_mapped((a)->saddr);                                                                    \
-			__builtin_memcpy((a)->saddr + 12, (args)->saddr, 4);                                           \
-			make_v4_mapped((a)->daddr);                                                                    \
-			__builtin_memcpy((a)->daddr + 12, (args)->daddr, 4);                                           \
-		} else {                                                                                               \
-			__builtin_memcpy((a)->saddr, (args)->saddr_v6, 16);                                            \
-		}                                                                                                      \
-	} while (0)
-
 static __always_inline bool is_v4_mapped(const u8 *address)
 {
 	const u32 *word = (const u32 *)address;
@@ -36,13 +17,32 @@ static __always_inline bool is_v4_mapped(const u8 *address)
 	return word[0] == 0 && word[1] == 0 && word[2] == bpf_htonl(0xffff);
 }
 
-static __always_inline void make_v4_mapped(u8 *address)
+static __always_inline void make_v4_mapped(u8 *address, u32 v4)
 {
 	u32 *word = (u32 *)address;
 
 	word[0] = 0;
 	word[1] = 0;
 	word[2] = bpf_htonl(0xffff);
+	word[3] = v4;
+}
+
+/* Family, ports and addresses as the socket has them now. An IPv6 socket that speaks IPv4 keeps its
+ * source only in the IPv4 member until the kernel has chosen the route. */
+static __always_inline void note_tuple(struct attempt *a, u64 sk)
+{
+	a->family = READ_MEMBER(u16, sk, OFF_SOCK_FAMILY);
+	a->sport = sock_port(sk);
+	a->dport = bpf_ntohs(READ_MEMBER(u16, sk, OFF_SOCK_DPORT));
+	if (a->family == AF_INET6) {
+		bpf_probe_read_kernel(a->daddr, 16, (void *)(sk + OFF_SOCK_V6_DADDR));
+		if (!is_v4_mapped(a->daddr)) {
+			bpf_probe_read_kernel(a->saddr, 16, (void *)(sk + OFF_SOCK_V6_RCV_SADDR));
+			return;
+		}
+	}
+	make_v4_mapped(a->saddr, READ_MEMBER(u32, sk, OFF_INET_SADDR));
+	make_v4_mapped(a->daddr, READ_MEMBER(u32, sk, OFF_SOCK_DADDR));
 }
 
 /* Whether the trace was asked to follow this namespace. */
@@ -75,13 +75,11 @@ static __always_inline bool note_process(struct attempt *a)
  * retrans_stamp). */
 static __always_inline u64 start_from_socket(u64 sk, u64 now)
 {
-#ifdef OFF_TCP_RETRANS_STAMP
 	u32 stamp = READ_MEMBER(u32, sk, OFF_TCP_RETRANS_STAMP);
 	u32 age_ms = (u32)(now / 1000000) - stamp;
 
 	if (stamp && age_ms < MAX_AGE_MS)
 		return now - age_ms * 1000000ULL;
-#endif
 	return 0;
 }
 
@@ -95,9 +93,25 @@ static __always_inline bool may_adopt(u64 sk)
 #endif
 }
 
-/* False: there is no room. */
+static __always_inline void forget_attempt(u64 sk, const struct attempt *a)
+{
+	if (attempts.delete(&sk))
+		return;
+	COUNT(removed);
+	if (a->timeouts)
+		COUNT(timed_out_removed);
+}
+
+/* False: there is no room. An entry that is there already is of an earlier attempt whose end was not
+ * seen: the kernel may skip a program that it would have to run inside another. */
 static __always_inline bool insert_attempt(u64 sk, struct attempt *a)
 {
+	struct attempt *stale = attempts.lookup(&sk);
+
+	if (stale) {
+		COUNT(unseen_ends);
+		forget_attempt(sk, stale);
+	}
 	if (attempts.update(&sk, a))
 		return false;
 	COUNT(added);
@@ -118,8 +132,7 @@ static __always_inline u64 next_retry(u64 sk, const struct attempt *a, u64 now)
 	u64 previous = a->last_timeout_ns ? a->last_timeout_ns : a->start_ns;
 	u64 interval = now - previous;
 
-	/* Unknown too where the attempt was adopted: `previous` is then not the last timeout. */
-	if (!previous || (!a->last_timeout_ns && a->timeouts > 1))
+	if (!previous)
 		return 0;
 	if (a->timeouts > sock_linear_timeouts(sk))
 		interval *= 2;
@@ -131,16 +144,12 @@ static __always_inline u64 next_retry(u64 sk, const struct attempt *a, u64 now)
 static __always_inline void attempt_retransmits(u64 sk, struct attempt *a)
 {
 	struct event event = {.kind = EVENT_RETRANSMIT, .time_ns = bpf_ktime_get_ns()};
+	u32 seen = a->timeouts + 1;
 
-	a->timeouts++;
-#ifdef OFF_TCP_TOTAL_RETRANS
 	a->retransmissions = sock_total_retrans(sk);
-	if (a->timeouts < a->retransmissions) /* it began before the tracer */
-		a->timeouts = a->retransmissions;
-#else
-	a->retransmissions++;
-#endif
-	a->next_retry_ns = next_retry(sk, a, event.time_ns);
+	a->timeouts = seen > a->retransmissions ? seen : a->retransmissions;
+	/* Where timeouts went unseen, what passed since the last one is more than one interval. */
+	a->next_retry_ns = a->timeouts == seen ? next_retry(sk, a, event.time_ns) : 0;
 	a->last_timeout_ns = event.time_ns;
 	send_event(sk, &event, a);
 }
@@ -148,11 +157,7 @@ static __always_inline void attempt_retransmits(u64 sk, struct attempt *a)
 /* Known to have failed before any SYN was sent: no local port, or none that was free. */
 static __always_inline bool no_syn_sent(u64 sk, const struct attempt *a)
 {
-#ifdef OFF_TCP_SEGS_OUT
 	return a->seen_start && sock_segs_out(sk) == a->segs_out_start;
-#else
-	return a->seen_start && !a->seen_connect && !a->sport;
-#endif
 }
 
 /* Whether the attempt is worth a record: it failed, was retransmitted, or took too long. */

@@ -29,11 +29,11 @@ SAME_OFFSET(attempt, family);
 SAME_OFFSET(attempt, sport);
 SAME_OFFSET(attempt, dport);
 SAME_OFFSET(attempt, seen_start);
-SAME_OFFSET(attempt, seen_connect);
+SAME_OFFSET(attempt, pad);
 SAME_OFFSET(attempt, saddr);
 SAME_OFFSET(attempt, daddr);
 SAME_OFFSET(attempt, comm);
-SAME_OFFSET(attempt, pad);
+SAME_OFFSET(attempt, pad2);
 
 SAME_OFFSET(event, time_ns);
 SAME_OFFSET(event, sk);
@@ -49,6 +49,9 @@ SAME_OFFSET(counters, established);
 SAME_OFFSET(counters, reported_end);
 SAME_OFFSET(counters, added);
 SAME_OFFSET(counters, removed);
+SAME_OFFSET(counters, timed_out);
+SAME_OFFSET(counters, timed_out_removed);
+SAME_OFFSET(counters, unseen_ends);
 SAME_OFFSET(counters, untracked);
 SAME_OFFSET(counters, ring_full);
 

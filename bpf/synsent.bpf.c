@@ -5,6 +5,10 @@
  * nobody. User space hears of SYN retransmissions, and of the end of attempts that were stuck or
  * that failed. No kernel header is included: bpf/headers satisfies BCC, sock.h says where kernel
  * members come from.
+ *
+ * The tracepoints are taken in their raw form. The kernel skips programs on the usual form while
+ * any bpf() call or any other tool's probe is at work on the same CPU (bpf_prog_active), so ends
+ * would be missed; the raw form knows no such rule, needs no tracefs, and has the socket itself.
  */
 #include <linux/types.h>
 #include <uapi/linux/ptrace.h>
@@ -15,24 +19,24 @@
 #include "sock.h"
 #include "attempt.h"
 
-/* CLOSE -> SYN_SENT runs in the connecting process, before a source port is chosen. Leaving
- * SYN_SENT may run anywhere. */
-TRACEPOINT_PROBE(sock, inet_sock_set_state)
+/* sock:inet_sock_set_state (sk, old state, new state). CLOSE -> SYN_SENT runs in the connecting
+ * process, before a source port is chosen. Leaving SYN_SENT may run anywhere. */
+int on_set_state(struct bpf_raw_tracepoint_args *ctx)
 {
-	u64 sk = (u64)args->skaddr;
-	struct attempt *known;
+	u64 sk = ctx->args[0];
+	u8 old_state = ctx->args[1], new_state = ctx->args[2];
 	struct attempt fresh = {};
+	struct attempt *known;
 
-	if (args->protocol != IPPROTO_TCP)
-		return 0;
-
-	if (args->newstate == TCP_SYN_SENT) {
+	if (new_state == TCP_SYN_SENT) {
+		if (!sock_is_tcp(sk))
+			return 0;
 		fresh.netns = sock_netns(sk);
 		if (!wanted(fresh.netns) || !note_process(&fresh))
 			return 0;
 		fresh.start_ns = bpf_ktime_get_ns();
 		fresh.segs_out_start = sock_segs_out(sk);
-		COPY_TUPLE(&fresh, args);
+		note_tuple(&fresh, sk);
 		COUNT(started);
 		if (!insert_attempt(sk, &fresh))
 			COUNT(untracked);
@@ -40,57 +44,55 @@ TRACEPOINT_PROBE(sock, inet_sock_set_state)
 	}
 
 	/* A simultaneous open goes on in SYN_RECV: the attempt is over when it leaves that. */
-	if (args->newstate == TCP_SYN_RECV)
-		return 0;
-	if (args->oldstate != TCP_SYN_SENT && args->oldstate != TCP_SYN_RECV)
+	if (new_state == TCP_SYN_RECV || (old_state != TCP_SYN_SENT && old_state != TCP_SYN_RECV))
 		return 0;
 
 	known = attempts.lookup(&sk);
 	if (known) {
 		fresh = *known;
-		COPY_TUPLE(&fresh, args);
-		attempt_leaves(sk, &fresh, args->newstate);
-		attempts.delete(&sk);
-		COUNT(removed);
-	} else if (args->oldstate == TCP_SYN_SENT && may_adopt(sk)) {
+		fresh.retransmissions = sock_total_retrans(sk);
+		note_tuple(&fresh, sk);
+		attempt_leaves(sk, &fresh, new_state);
+		forget_attempt(sk, &fresh);
+	} else if (old_state == TCP_SYN_SENT && sock_is_tcp(sk) && may_adopt(sk)) {
 		fresh.netns = sock_netns(sk);
-		COPY_TUPLE(&fresh, args);
 		fresh.retransmissions = sock_total_retrans(sk);
 		fresh.start_ns = start_from_socket(sk, bpf_ktime_get_ns());
-		attempt_leaves(sk, &fresh, args->newstate);
+		note_tuple(&fresh, sk);
+		attempt_leaves(sk, &fresh, new_state);
 	}
 	return 0;
 }
 
-TRACEPOINT_PROBE(tcp, tcp_retransmit_skb)
+/* tcp:tcp_retransmit_skb (sk, ...). */
+int on_retransmit(struct bpf_raw_tracepoint_args *ctx)
 {
-	u64 sk = (u64)args->skaddr;
-	struct attempt *known;
+	u64 sk = ctx->args[0];
 	struct attempt fresh = {};
+	struct attempt *known;
 
-	if (args->state != TCP_SYN_SENT)
+	if (sock_state(sk) != TCP_SYN_SENT)
 		return 0;
 
 	known = attempts.lookup(&sk);
-	if (!known) {
-		if (!may_adopt(sk))
-			return 0;
+	if (known) {
+		if (!known->timeouts)
+			COUNT(timed_out);
+		note_tuple(known, sk);
+		attempt_retransmits(sk, known);
+	} else if (may_adopt(sk)) {
 		fresh.netns = sock_netns(sk);
 		fresh.start_ns = start_from_socket(sk, bpf_ktime_get_ns());
-		COPY_TUPLE(&fresh, args);
+		note_tuple(&fresh, sk);
 		attempt_retransmits(sk, &fresh);
-		insert_attempt(sk, &fresh);
-		return 0;
+		if (insert_attempt(sk, &fresh))
+			COUNT(timed_out);
 	}
-	COPY_TUPLE(known, args);
-	attempt_retransmits(sk, known);
 	return 0;
 }
 
-/* An error that reaches the socket while connect() itself runs is taken by connect() before the
- * state changes; this is where it can still be seen. The probe needs the socket, which only the
- * raw form of the tracepoint (Linux 5.14, e6a3e4434000) hands over. */
-#ifdef OFF_SOCK_ERR
+/* sock:inet_sk_error_report (sk), Linux 5.14 (e6a3e4434000). An error that reaches the socket while
+ * connect() itself runs is taken by connect() before the state changes; here it can be seen. */
 int on_error_report(struct bpf_raw_tracepoint_args *ctx)
 {
 	u64 sk = ctx->args[0];
@@ -100,19 +102,14 @@ int on_error_report(struct bpf_raw_tracepoint_args *ctx)
 		known->reported_error = sock_error(sk);
 	return 0;
 }
-#endif
 
-/* tcp_connect() is reached once the port is chosen and a route is known. */
-#ifdef OFF_SOCK_NUM
+/* tcp_connect(sk) is reached once the port is chosen and a route is known. */
 int on_tcp_connect(struct pt_regs *ctx)
 {
 	u64 sk = PT_REGS_PARM1(ctx);
 	struct attempt *known = attempts.lookup(&sk);
 
-	if (known) {
-		known->seen_connect = 1;
+	if (known)
 		known->sport = sock_port(sk);
-	}
 	return 0;
 }
-#endif

@@ -284,6 +284,7 @@ class Losses:
 
     ring_full        records the kernel could not hand over
     untracked        attempts begun while the kernel's table was full
+    unseen_ends      attempts of which the kernel skipped the probe that sees the end
     queue_full       records user space had no room for
     undecodable      records that made no sense
     table_full       attempts the tracker had no room for
@@ -292,6 +293,7 @@ class Losses:
 
     ring_full: int = 0
     untracked: int = 0
+    unseen_ends: int = 0
     queue_full: int = 0
     undecodable: int = 0
     table_full: int = 0
@@ -300,7 +302,9 @@ class Losses:
     @property
     def lost(self) -> int:
         """Observations that never reached the tracker."""
-        return self.ring_full + self.untracked + self.queue_full + self.undecodable
+        return (
+            self.ring_full + self.untracked + self.unseen_ends + self.queue_full + self.undecodable
+        )
 
     @property
     def dropped(self) -> int:

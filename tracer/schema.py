@@ -217,6 +217,10 @@ FIELDS: tuple[Field, ...] = (
         "tracer.losses.untracked",
         description="Attempts begun while the kernel's table was full.",
     ),
+    _total(
+        "tracer.losses.unseen_ends",
+        description="Attempts of which the kernel skipped the probe that sees the end.",
+    ),
     _total("tracer.losses.queue_full", description="Records user space had no room for."),
     _total("tracer.losses.undecodable", description="Records that made no sense."),
     _total("tracer.losses.table_full", description="Attempts the tracker had no room for."),

@@ -58,20 +58,19 @@ class Session:
             began_ns=self._began_ns,
         )
         self._reporter = Reporter(Destinations(settings.vpc_cidrs), ProcessTable())
+        bpf, poller = self._sources.bpf, self._sources.poller
+        interval = settings.poll_seconds if bpf is None else settings.crosscheck_seconds
+        self._sweeps = SweepFeed(poller, self._inbox, interval)
         self._stream: StreamFeed | None = None
-        self._sweeps: SweepFeed | None = None
-        self._build_feeds()
-
-    def _build_feeds(self) -> None:
-        settings, sources = self._settings, self._sources
-        if sources.bpf is not None:
-            self._stream = StreamFeed(sources.bpf, self._inbox, settings.threshold_seconds)
-        if sources.poller is not None and self._stream is not None:
-            self._sweeps = SweepFeed(
-                sources.poller, self._inbox, settings.crosscheck_seconds, self._stream.take_sweep
+        if bpf is not None:
+            self._stream = StreamFeed(
+                bpf,
+                self._inbox,
+                settings.threshold_seconds,
+                self._sweeps.ask,
+                forward_sweeps=interval > 0,
             )
-        elif sources.poller is not None:
-            self._sweeps = SweepFeed(sources.poller, self._inbox, settings.poll_seconds)
+            self._sweeps.deliver = self._stream.take_sweep
 
     def stop(self) -> None:
         """Ends the trace: what was seen is written out, and `run` returns."""
@@ -84,7 +83,7 @@ class Session:
         """
         self._announce(LifecycleKind.START, self._start_message())
         self._touch_ready_file()
-        feeds = [feed for feed in (self._stream, self._sweeps) if feed is not None]
+        feeds = [self._sweeps] if self._stream is None else [self._stream, self._sweeps]
         for feed in feeds:
             feed.start()
         try:
@@ -164,7 +163,7 @@ class Session:
         counters = self._stream.counters if self._stream is not None else {}
         tracker = self._tracker
         lacking = self._sources.lacking
-        if self._sweeps is not None and self._sweeps.unseen:
+        if self._sweeps.unseen:
             lacking = (*lacking, self._sweeps.unseen)
         in_kernel = counters.get("added", 0) - counters.get("removed", 0)
         return Health(
@@ -179,6 +178,7 @@ class Session:
             losses=Losses(
                 ring_full=counters.get("ring_full", 0),
                 untracked=counters.get("untracked", 0),
+                unseen_ends=counters.get("unseen_ends", 0),
                 queue_full=self._inbox.dropped,
                 undecodable=self._undecodable,
                 table_full=tracker.table_full,

@@ -265,7 +265,7 @@ class Tracker:
             owner=_merged_owner(attempt.owner, transition.owner),
             syns_sent=max(attempt.syns_sent or 0, transition.syns_sent or 0) or None,
             last_syn_ns=transition.last_syn_ns or attempt.last_syn_ns,
-            next_retry_ns=transition.next_retry_ns or attempt.next_retry_ns,
+            next_retry_ns=transition.next_retry_ns,
         )
 
     # --- sweeps --------------------------------------------------------------------------------

@@ -17,10 +17,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from tracer.errors import NoSource, NotPermitted, SynsentError
+from tracer.errors import NoSource, NotPermitted
 from tracer.host.rights import CAP_BPF, CAP_PERFMON, CAP_SYS_ADMIN, has_capability
-from tracer.host.tracefs import ensure_tracefs
-from tracer.model import NANOSECONDS, Transition, TransitionKind
+from tracer.model import NANOSECONDS, Transition
 from tracer.sources import btf, program, wire
 
 if TYPE_CHECKING:
@@ -34,6 +33,10 @@ _BCC_PLACES: Final = (
     "/usr/local/lib/python3*/site-packages",
 )
 _MAX_WANTED_NETNS: Final = 1024
+_REQUIRED_TRACEPOINTS: Final = {
+    "sock:inet_sock_set_state": b"on_set_state",
+    "tcp:tcp_retransmit_skb": b"on_retransmit",
+}
 # Entries of the kernel's hash read by one system call; a bucket holds more only by collision.
 _READ_ENTRIES: Final = 4096
 # The first retransmission is due 1 s after the SYN and brings the source port with it. An attempt
@@ -142,32 +145,29 @@ class BpfSource:
         self._lacking: list[str] = []
         self._threshold_ns = int(threshold_seconds * NANOSECONDS)
         self._records: list[bytes] = []
-        self._told_overdue: dict[int, int] = {}
+        self._forgotten = 0
         self._require_rights()
         self._module = _import_bcc()
-        tracefs = ensure_tracefs()
-        self._require_tracepoints(tracefs)
-        members = self._member_macros()
         macros: dict[str, int | None] = {
             "MAX_ATTEMPTS": limits.max_attempts,
             "MAX_WANTED_NETNS": _MAX_WANTED_NETNS,
             "THRESHOLD_NS": self._threshold_ns,
             **program.page_macros(limits.ring_bytes),
             **wire.mirror_macros(),
-            **members,
+            **self._member_macros(),
         }
         if pid is not None:
             macros["FILTER_PID"] = pid
         if netns is not None:
-            self._require_netns_filter(netns, members)
+            self._require_room_for(netns)
             macros["FILTER_NETNS"] = None
         self._bpf = self._load(macros)
         self._ring: Any = None
         try:
-            self._attach_optional(members)
+            self._open()
             if netns is not None:
                 self._want(netns)
-            self._open()
+            self._attach()
         except BaseException:
             self.close()
             raise
@@ -191,36 +191,24 @@ class BpfSource:
         )
 
     @staticmethod
-    def _require_tracepoints(tracefs: Path) -> None:
-        for name in ("sock/inet_sock_set_state", "tcp/tcp_retransmit_skb"):
-            if not (tracefs / "events" / name / "format").is_file():
-                raise NoSource(
-                    f"this kernel has no tracepoint {name.replace('/', ':')}",
-                    hint="it needs Linux 4.16 or newer; run with --backend poll",
-                )
-
-    def _member_macros(self) -> dict[str, int | None]:
+    def _member_macros() -> dict[str, int | None]:
+        members = program.REQUIRED_MEMBERS | program.OPTIONAL_MEMBERS
         try:
-            found = btf.offsets(program.MEMBERS.values())
-        except (OSError, SynsentError) as error:
-            self._lacking.append(
-                f"kernel type information ({error}): network namespaces, refusals and "
-                "time-outs cannot be told apart in the kernel"
+            found = btf.offsets(members.values())
+        except OSError as error:
+            raise NoSource(
+                f"the kernel's type information (BTF) cannot be read: {error}",
+                hint="it needs a kernel built with CONFIG_DEBUG_INFO_BTF; run with --backend poll",
+            ) from None
+        missing = [path for path in program.REQUIRED_MEMBERS.values() if path not in found]
+        if missing:
+            raise NoSource(
+                f"this kernel has no member {', '.join(missing)}", hint="run with --backend poll"
             )
-            return {}
-        for macro, path in program.MEMBERS.items():
-            # Absent in older kernels for want of the feature itself: nothing is lost.
-            if path not in found and macro != "OFF_NET_SYN_LINEAR_TIMEOUTS":
-                self._lacking.append(f"kernel member {path}: what it tells stays unknown")
-        return {macro: found[path] for macro, path in program.MEMBERS.items() if path in found}
+        return {macro: found[path] for macro, path in members.items() if path in found}
 
     @staticmethod
-    def _require_netns_filter(netns: frozenset[int], members: dict[str, int | None]) -> None:
-        if "OFF_SOCK_NET" not in members or "OFF_NET_INUM" not in members:
-            raise NoSource(
-                "without kernel type information the kernel cannot filter by network namespace",
-                hint="run with --backend poll",
-            )
+    def _require_room_for(netns: frozenset[int]) -> None:
         if len(netns) > _MAX_WANTED_NETNS:
             raise NoSource(
                 f"{len(netns)} network namespaces are more than the {_MAX_WANTED_NETNS} that can "
@@ -250,31 +238,51 @@ class BpfSource:
                 hint="run with --backend poll",
             ) from None
 
-    def _attach_optional(self, members: dict[str, int | None]) -> None:
-        hooks = ["sock:inet_sock_set_state", "tcp:tcp_retransmit_skb"]
-        if "OFF_SOCK_ERR" in members:
-            try:
-                with _captured_stderr():
-                    self._bpf.attach_raw_tracepoint(
-                        tp=b"inet_sk_error_report", fn_name=b"on_error_report"
-                    )
-                hooks.append("sock:inet_sk_error_report")
-            except Exception:  # noqa: BLE001  bcc raises bare Exception
-                self._lacking.append(
-                    "tracepoint sock:inet_sk_error_report: an ICMP error that arrives during "
-                    "connect() may look as if the application gave up"
+    def _attach(self) -> None:
+        """Attaches what is needed, and by trying what some kernels do not have or allow."""
+        for name, function in _REQUIRED_TRACEPOINTS.items():
+            failure = self._try_tracepoint(name, function)
+            if failure is not None:
+                raise NoSource(
+                    f"cannot attach to tracepoint {name}: {failure}",
+                    hint="it needs Linux 4.17 or newer; run with --backend poll",
                 )
-        if "OFF_SOCK_NUM" in members:
-            try:
-                with _captured_stderr():
-                    self._bpf.attach_kprobe(event=b"tcp_connect", fn_name=b"on_tcp_connect")
-                hooks.insert(0, "tcp_connect")
-            except Exception:  # noqa: BLE001  bcc raises bare Exception
-                self._lacking.append(
-                    "kprobe on tcp_connect: the source port is known from the first "
-                    "retransmission on, not before"
-                )
+        hooks = list(_REQUIRED_TRACEPOINTS)
+        if self._try_tracepoint("sock:inet_sk_error_report", b"on_error_report") is None:
+            hooks.append("sock:inet_sk_error_report")
+        else:
+            self._lacking.append(
+                "tracepoint sock:inet_sk_error_report: an ICMP error that arrives during "
+                "connect() may look as if the application gave up"
+            )
+        if self._try_kprobe(b"tcp_connect", b"on_tcp_connect"):
+            hooks.insert(0, "tcp_connect")
+        else:
+            self._lacking.append(
+                "kprobe on tcp_connect: the source port is known from the first "
+                "retransmission on, not before"
+            )
         self.hooks = tuple(hooks)
+
+    def _try_tracepoint(self, name: str, function: bytes) -> str | None:
+        """Attaches to a tracepoint in its raw form; what went wrong, or None."""
+        messages: list[str] = []
+        try:
+            with _captured_stderr() as messages:
+                self._bpf.attach_raw_tracepoint(
+                    tp=name.partition(":")[2].encode(), fn_name=function
+                )
+        except Exception as error:  # noqa: BLE001  bcc raises bare Exception
+            return "; ".join([str(error), *messages[-3:]])
+        return None
+
+    def _try_kprobe(self, kernel_function: bytes, function: bytes) -> bool:
+        try:
+            with _captured_stderr():
+                self._bpf.attach_kprobe(event=kernel_function, fn_name=function)
+        except Exception:  # noqa: BLE001  bcc raises bare Exception
+            return False
+        return True
 
     def _want(self, netns: frozenset[int]) -> None:
         table = self._bpf[b"wanted_netns"]
@@ -330,24 +338,38 @@ class BpfSource:
         ):
             number = ctypes.get_errno()
             raise OSError(number, f"BPF counters: {os.strerror(number)}")
-        return wire.sum_counters(self._counters_buffer.raw)
+        counters = wire.sum_counters(self._counters_buffer.raw)
+        counters["removed"] += self._forgotten
+        counters["unseen_ends"] += self._forgotten
+        return counters
 
-    def overdue(self) -> list[Transition]:
-        """Attempts that passed the threshold and have not been retransmitted, each told once."""
+    def overdue(self) -> dict[int, wire.RawAttempt]:
+        """Attempts by key that are past the threshold and whose timer was not seen to run out.
+
+        Not all of them need be in SYN_SENT still: the kernel may have skipped the probe that would
+        have seen the end. Whoever reports one asks another source first.
+        """
         now = time.monotonic_ns()
         limit = self._threshold_ns
         if limit >= _FIRST_RETRANSMISSION_NS:
             limit += _RETRANSMISSION_GRACE_NS
-        told: dict[int, int] = {}
-        fresh: list[Transition] = []
-        for key, raw in self._read_attempts():
-            if not raw.start_ns or now - raw.start_ns < limit or raw.timeouts:
-                continue
-            told[key] = raw.start_ns
-            if self._told_overdue.get(key) != raw.start_ns:
-                fresh.append(wire.transition_of(raw, TransitionKind.OVERDUE, key, now))
-        self._told_overdue = told
-        return fresh
+        return {
+            key: raw
+            for key, raw in self._read_attempts()
+            if raw.start_ns and not raw.timeouts and now - raw.start_ns >= limit
+        }
+
+    def forget(self, key: int, start_ns: int) -> None:
+        """Takes an attempt that is over out of the kernel's table, unless the key is another's."""
+        attempt_key = ctypes.c_uint64(key)
+        value = ctypes.create_string_buffer(wire.ATTEMPT.size)
+        if self._library.bpf_lookup_elem(self._attempts_fd, ctypes.byref(attempt_key), value):
+            return
+        (raw,) = wire.decode_attempts(value.raw)
+        if raw.start_ns != start_ns:
+            return
+        if self._library.bpf_delete_elem(self._attempts_fd, ctypes.byref(attempt_key)) == 0:
+            self._forgotten += 1
 
     def _read_attempts(self) -> Iterator[tuple[int, wire.RawAttempt]]:
         """Everything in the hash. Entries that come and go meanwhile may be missed or repeated."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from tracer.model import Sweep, Transition
+from tracer.sources.overdue import Overdue
 
 if TYPE_CHECKING:
     from tracer.sources.bpf import BpfSource
@@ -21,6 +22,8 @@ _LONGEST_WAIT_SECONDS: Final = 0.25
 _SHORTEST_WAIT_SECONDS: Final = 0.02
 # A round of polling may use this share of a CPU at most; then rounds come further apart.
 _POLLING_SHARE: Final = 0.2
+# The same for looking through the kernel's table of attempts.
+_LOOKING_SHARE: Final = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,13 +102,29 @@ class Feed:
 
 
 class StreamFeed(Feed):
-    """Reads BPF. Sweeps are handed through it, so that none overtakes the kernel's records."""
+    """Reads BPF. Sweeps are handed through it, so that none overtakes the kernel's records.
 
-    def __init__(self, source: BpfSource, inbox: Inbox, threshold_seconds: float) -> None:
+    `verify` asks for a sweep of some namespaces: an attempt is never called stuck for its age
+    alone unless a sweep confirms that it is still in SYN_SENT. `forward_sweeps` is whether sweeps
+    go on to the tracker, as a cross-check.
+    """
+
+    def __init__(
+        self,
+        source: BpfSource,
+        inbox: Inbox,
+        threshold_seconds: float,
+        verify: Callable[[frozenset[int]], None],
+        *,
+        forward_sweeps: bool,
+    ) -> None:
         super().__init__("bpf", inbox)
         self._source = source
+        self._verify = verify
+        self._forward_sweeps = forward_sweeps
         self._wait = min(_LONGEST_WAIT_SECONDS, max(_SHORTEST_WAIT_SECONDS, threshold_seconds / 4))
         self._sweep: Sweep | None = None
+        self._overdue = Overdue()
         self.counters = source.counters()
 
     def take_sweep(self, sweep: Sweep) -> None:
@@ -117,20 +136,36 @@ class StreamFeed(Feed):
         while not self._stopping.is_set():
             self._forward(*self._source.read(self._wait))
             if self._sweep is not None:
-                # All that the kernel reported before this sweep ended is in the ring by now.
                 sweep, self._sweep = self._sweep, None
-                transitions, undecodable = self._source.read(0)
-                self._inbox.put(Batch(tuple(transitions), sweep, undecodable))
+                self._compare(sweep)
             if time.monotonic() >= next_look:
+                began = time.thread_time()
                 self._look_at_table()
-                next_look = time.monotonic() + self._wait
-        self._look_at_table()
+                used = time.thread_time() - began
+                next_look = time.monotonic() + max(self._wait, used / _LOOKING_SHARE)
+        self.counters = self._source.counters()
         self._forward(*self._source.read(0))
 
+    def _compare(self, sweep: Sweep) -> None:
+        # All that the kernel reported before this sweep ended is in the ring by now.
+        transitions, undecodable = self._source.read(0)
+        confirmed, ended = self._overdue.settle(sweep)
+        for key, start_ns in ended:
+            self._source.forget(key, start_ns)
+        batch = Batch(
+            (*transitions, *confirmed), sweep if self._forward_sweeps else None, undecodable
+        )
+        self._inbox.put(batch)
+
     def _look_at_table(self) -> None:
+        """Looks for attempts that are late, if any is in SYN_SENT whose timer has not run out."""
         self.counters = counters = self._source.counters()
-        if counters["added"] > counters["removed"]:
-            self._forward(self._source.overdue(), 0)
+        in_table = counters["added"] - counters["removed"]
+        timed_out = counters["timed_out"] - counters["timed_out_removed"]
+        found = self._source.overdue() if in_table > timed_out else {}
+        namespaces = self._overdue.note(found)
+        if namespaces:
+            self._verify(namespaces)
 
     def _forward(self, transitions: list[Transition], undecodable: int) -> None:
         if transitions or undecodable:
@@ -138,7 +173,7 @@ class StreamFeed(Feed):
 
 
 class SweepFeed(Feed):
-    """Sweeps at an interval; each sweep goes to `deliver`."""
+    """Sweeps at an interval, and when asked; each sweep goes to `deliver`."""
 
     def __init__(
         self,
@@ -147,23 +182,51 @@ class SweepFeed(Feed):
         interval_seconds: float,
         deliver: Callable[[Sweep], None] | None = None,
     ) -> None:
+        """An interval of 0 sweeps only when asked."""
         super().__init__("poll", inbox)
         self._poller = poller
         self._interval = interval_seconds
-        self._deliver = deliver or (lambda sweep: inbox.put(Batch(sweep=sweep)))
+        self.deliver = deliver or (lambda sweep: inbox.put(Batch(sweep=sweep)))
+        self._lock = threading.Lock()
+        self._asked_for: set[int] = set()
+        self._asked = threading.Event()
         self.unseen = ""
 
+    def ask(self, namespaces: frozenset[int]) -> None:
+        """Asks for a sweep soon, that reads these namespaces whatever their counters say."""
+        with self._lock:
+            self._asked_for |= namespaces
+        self._asked.set()
+
+    def stop(self) -> None:
+        self._stopping.set()
+        self._asked.set()
+        super().stop()
+
     def _run(self) -> None:
-        wait = 0.0
+        next_regular = time.monotonic() if self._interval else float("inf")
         try:
-            while not self._stopping.wait(wait):
+            while not self._stopping.is_set():
+                pause = next_regular - time.monotonic()
+                if pause > 0 and not self._asked.wait(min(pause, threading.TIMEOUT_MAX)):
+                    continue
+                if self._stopping.is_set():
+                    return
                 began = time.thread_time()
-                self._deliver(self._poller.sweep())
+                self.deliver(self._poller.sweep(self._take_asked()))
                 self.unseen = self._describe_unseen()
                 used = time.thread_time() - began
-                wait = max(self._interval, used / _POLLING_SHARE)
+                if time.monotonic() >= next_regular:
+                    next_regular = time.monotonic() + self._interval
+                self._stopping.wait(used / _POLLING_SHARE)
         finally:
             self._poller.close()
+
+    def _take_asked(self) -> frozenset[int]:
+        with self._lock:
+            self._asked.clear()
+            asked, self._asked_for = frozenset(self._asked_for), set()
+        return asked
 
     def _describe_unseen(self) -> str:
         """What the last sweep could not see; empty where it saw everything."""

@@ -21,7 +21,7 @@ from tracer.sources import procfs
 from tracer.sources.sock_diag import Diagnosed, SockDiag
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Collection, Iterable, Mapping
 
 _COUNTERS: Final = (b"TCPSynRetrans", b"TCPSpuriousRtxHostQueues")
 # A namespace that vanishes while it is looked at is no failure.
@@ -105,8 +105,8 @@ class Poller:
             return SourceName.PROCFS
         return SourceName.SOCK_DIAG
 
-    def sweep(self) -> Sweep:
-        """One round: every namespace in which something can be stuck is read."""
+    def sweep(self, also: Collection[int] = ()) -> Sweep:
+        """One round: every namespace in which something can be stuck is read, and those `also`."""
         started = time.monotonic_ns()
         self.unreadable = 0
         listing = list_namespaces()
@@ -120,7 +120,8 @@ class Poller:
         established: set[int] = set()
         for namespace in namespaces.values():
             try:
-                if self._nothing_can_be_stuck(namespace):
+                idle = self._nothing_can_be_stuck(namespace)
+                if idle and namespace.inode not in also:
                     looked.add(namespace.inode)
                     continue
                 found, connected = self._look(namespace)

@@ -19,15 +19,26 @@ _MAIN: Final = "synsent.bpf.c"
 _INCLUDE: Final = re.compile(r'#include "(?P<name>[\w.]+)"')
 
 # Macro that the program knows a member's offset by, and the member's path in BTF.
-MEMBERS: Final = {
+REQUIRED_MEMBERS: Final = {
     "OFF_SOCK_NET": "sock.__sk_common.skc_net.net",
-    "OFF_NET_INUM": "net.ns.inum",
+    "OFF_SOCK_FAMILY": "sock.__sk_common.skc_family",
+    "OFF_SOCK_STATE": "sock.__sk_common.skc_state",
+    "OFF_SOCK_DPORT": "sock.__sk_common.skc_dport",
+    "OFF_SOCK_DADDR": "sock.__sk_common.skc_daddr",
+    "OFF_SOCK_V6_DADDR": "sock.__sk_common.skc_v6_daddr",
+    "OFF_SOCK_V6_RCV_SADDR": "sock.__sk_common.skc_v6_rcv_saddr",
+    "OFF_SOCK_PROTOCOL": "sock.sk_protocol",
     "OFF_SOCK_ERR": "sock.sk_err",
     "OFF_SOCK_ERR_SOFT": "sock.sk_err_soft",
-    "OFF_SOCK_NUM": "sock.__sk_common.skc_num",
+    "OFF_INET_SADDR": "inet_sock.inet_saddr",
+    "OFF_INET_SPORT": "inet_sock.inet_sport",
     "OFF_TCP_SEGS_OUT": "tcp_sock.segs_out",
     "OFF_TCP_TOTAL_RETRANS": "tcp_sock.total_retrans",
     "OFF_TCP_RETRANS_STAMP": "tcp_sock.retrans_stamp",
+    "OFF_NET_INUM": "net.ns.inum",
+}
+# Absent in kernels that lack the feature itself: nothing is lost.
+OPTIONAL_MEMBERS: Final = {
     "OFF_NET_SYN_LINEAR_TIMEOUTS": "net.ipv4.sysctl_tcp_syn_linear_timeouts",
 }
 

@@ -17,17 +17,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """What runs: BPF, a poller, or both, where the poller checks BPF."""
+    """What runs: a poller, alone or beside BPF, which it then checks."""
 
     bpf: BpfSource | None
-    poller: Poller | None
+    poller: Poller
     lacking: tuple[str, ...]
 
     @property
     def backend(self) -> SourceName:
         if self.bpf is not None:
             return SourceName.BPF
-        return self.poller.source if self.poller is not None else SourceName.PROCFS
+        return self.poller.source
 
     @property
     def hooks(self) -> tuple[str, ...]:
@@ -54,10 +54,8 @@ def choose(settings: Settings) -> Sources:
     else:
         _require_polling_rights(None)
         lacking.append(f"BPF (--backend poll): {_LIMITS_OF_POLLING}")
-    poller: Poller | None = None
-    if bpf is None or settings.crosscheck_seconds > 0:
-        poller = _open_poller(settings)
-        lacking += poller.lacking
+    poller = _open_poller(settings)
+    lacking += poller.lacking
     if bpf is None and settings.threshold_seconds < 1:
         lacking.append(
             "a threshold below 1 s: polling sees an attempt from its first retransmission on"

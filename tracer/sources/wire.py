@@ -31,11 +31,11 @@ _ATTEMPT: Final = (
     ("sport", "H"),
     ("dport", "H"),
     ("seen_start", "B"),
-    ("seen_connect", "B"),
+    ("pad", "B"),
     ("saddr", "16s"),
     ("daddr", "16s"),
     ("comm", "16s"),
-    ("pad", "4s"),
+    ("pad2", "4s"),
 )
 _EVENT_HEAD: Final = (
     ("time_ns", "Q"),
@@ -53,6 +53,9 @@ COUNTERS: Final = (
     "reported_end",
     "added",
     "removed",
+    "timed_out",
+    "timed_out_removed",
+    "unseen_ends",
     "untracked",
     "ring_full",
 )
@@ -83,11 +86,11 @@ class RawAttempt(NamedTuple):
     sport: int
     dport: int
     seen_start: int
-    seen_connect: int
+    pad: int
     saddr: bytes
     daddr: bytes
     comm: bytes
-    pad: bytes
+    pad2: bytes
 
 
 ATTEMPT: Final = struct.Struct("@" + _format(_ATTEMPT))
