@@ -41,6 +41,11 @@ fmt: install ## Reformat Python and C, fix what ruff can fix
 	@$(BIN)/ruff format --quiet
 	@$(BIN)/clang-format -i $(C_FILES)
 
+.PHONY: schema
+schema: install ## Write the JSON Schema from the table of fields
+	@$(BIN)/python -m tracer.schema >tracer/synsent-events.schema.json.new
+	@mv tracer/synsent-events.schema.json.new tracer/synsent-events.schema.json
+
 .PHONY: clean
 clean: ## Remove everything that make made, .venv too
 	@rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

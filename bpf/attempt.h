@@ -76,10 +76,11 @@ static __always_inline bool note_process(struct attempt *a)
 static __always_inline u64 start_from_socket(u64 sk, u64 now)
 {
 	u32 stamp = READ_MEMBER(u32, sk, OFF_TCP_RETRANS_STAMP);
-	u32 age_ms = (u32)(now / 1000000) - stamp;
+	u64 now_ms = now / 1000000;
+	u32 age_ms = (u32)now_ms - stamp;
 
 	if (stamp && age_ms < MAX_AGE_MS)
-		return now - age_ms * 1000000ULL;
+		return (now_ms - age_ms) * 1000000;
 	return 0;
 }
 
@@ -98,8 +99,8 @@ static __always_inline void forget_attempt(u64 sk, const struct attempt *a)
 	if (attempts.delete(&sk))
 		return;
 	COUNT(removed);
-	if (a->timeouts)
-		COUNT(timed_out_removed);
+	if (a->retransmitted)
+		COUNT(retransmitted_removed);
 }
 
 /* False: there is no room. An entry that is there already is of an earlier attempt whose end was not
@@ -151,6 +152,8 @@ static __always_inline void attempt_retransmits(u64 sk, struct attempt *a)
 	/* Where timeouts went unseen, what passed since the last one is more than one interval. */
 	a->next_retry_ns = a->timeouts == seen ? next_retry(sk, a, event.time_ns) : 0;
 	a->last_timeout_ns = event.time_ns;
+	/* The kernel doubles the interval only after this tracepoint. */
+	a->backoff = sock_backoff(sk) + (a->timeouts > sock_linear_timeouts(sk));
 	send_event(sk, &event, a);
 }
 

@@ -26,11 +26,12 @@ struct attempt {
 	u16 sport;           /* host byte order; 0: not chosen yet */
 	u16 dport;           /* host byte order */
 	u8 seen_start;       /* 1: pid, uid, comm and cgroup_id are those of the connecting process */
-	u8 pad;
+	u8 backoff;          /* how often the kernel doubled the interval (icsk_backoff) */
 	u8 saddr[16];        /* IPv6; IPv4 as ::ffff:a.b.c.d */
 	u8 daddr[16];
 	char comm[COMM_LEN];
-	u8 pad2[4];
+	u8 retransmitted; /* 1: counted in counters.retransmitted */
+	u8 pad[3];
 };
 
 enum event_kind {
@@ -58,9 +59,9 @@ struct counters {
 	u64 reported_end; /* left it with a record: stuck or failed */
 	u64 added;        /* put into the hash */
 	u64 removed;      /* taken out of it; added - removed attempts are in SYN_SENT now */
-	u64 timed_out;         /* of those added, the timer ran out at least once */
-	u64 timed_out_removed; /* of those removed, the timer had run out */
-	u64 unseen_ends;       /* entries of attempts that had ended without a probe being run */
+	u64 retransmitted;         /* of those added, a SYN was sent again */
+	u64 retransmitted_removed; /* of those removed, a SYN had been sent again */
+	u64 unseen_ends;           /* entries of attempts that had ended without a probe being run */
 	u64 untracked;    /* not put into the hash because it was full */
 	u64 ring_full;    /* records lost because the ring buffer was full */
 };

@@ -61,6 +61,12 @@ static __always_inline u32 sock_total_retrans(u64 sk)
 	return READ_MEMBER(u32, sk, OFF_TCP_TOTAL_RETRANS);
 }
 
+/* How often the kernel doubled the retransmission interval. */
+static __always_inline u8 sock_backoff(u64 sk)
+{
+	return READ_MEMBER(u8, sk, OFF_ICSK_BACKOFF);
+}
+
 /* How many SYN timeouts keep the first interval before it doubles: the namespace's
  * tcp_syn_linear_timeouts (Linux 6.5, ccce324dabfe); kernels without it double at once. */
 static __always_inline u32 sock_linear_timeouts(u64 sk)

@@ -76,17 +76,20 @@ int on_retransmit(struct bpf_raw_tracepoint_args *ctx)
 
 	known = attempts.lookup(&sk);
 	if (known) {
-		if (!known->timeouts)
-			COUNT(timed_out);
 		note_tuple(known, sk);
 		attempt_retransmits(sk, known);
+		if (known->retransmissions && !known->retransmitted) {
+			known->retransmitted = 1;
+			COUNT(retransmitted);
+		}
 	} else if (may_adopt(sk)) {
 		fresh.netns = sock_netns(sk);
 		fresh.start_ns = start_from_socket(sk, bpf_ktime_get_ns());
 		note_tuple(&fresh, sk);
 		attempt_retransmits(sk, &fresh);
-		if (insert_attempt(sk, &fresh))
-			COUNT(timed_out);
+		fresh.retransmitted = fresh.retransmissions != 0;
+		if (insert_attempt(sk, &fresh) && fresh.retransmitted)
+			COUNT(retransmitted);
 	}
 	return 0;
 }

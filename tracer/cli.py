@@ -5,23 +5,31 @@ from __future__ import annotations
 import argparse
 import os
 import signal
-import socket
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Final, NoReturn, TextIO
 
 from tracer import __version__
 from tracer.errors import SynsentError, UsageError
+from tracer.options import Options, wants_debug
 from tracer.settings import Backend, Settings
+from tracer.text import safe
 
 if TYPE_CHECKING:
+    from tracer.session import Session
     from tracer.sinks import Sink
 
 _PROGRAM: Final = "synsent-trace"
-_ENVIRONMENT: Final = "SYNSENT_"
-_TRUE: Final = ("1", "true", "yes", "on")
-_FALSE: Final = ("", "0", "false", "no", "off")
+_TARGETS: Final = ("node", "pod", "pid", "netns")
+
+_LEAST_SECONDS: Final = 0.01
+_MOST_SECONDS: Final = 365 * 86_400.0
+# PID_MAX_LIMIT of <linux/threads.h> where a long has 64 bits.
+_MOST_PID: Final = 1 << 22
+# `unsigned int inum` of struct ns_common.
+_MOST_INODE: Final = (1 << 32) - 1
 
 _DESCRIPTION: Final = """\
 Shows, while it happens, which pods of this node are stuck in TCP connect, to where and since when:
@@ -29,13 +37,14 @@ they sent a SYN and nothing answers.
 """
 _EPILOG: Final = """\
 Every option can be set by an environment variable too: --vpc-cidr by SYNSENT_VPC_CIDR (several
-separated by commas), --plain by SYNSENT_PLAIN=1. The command line wins.
+separated by commas), --plain by SYNSENT_PLAIN=1. The command line wins: what it says to trace
+replaces all that the environment says to trace. SYNSENT_DEBUG=1 shows where a defect is.
 
 exit status:
   0  done; a trace ended by Ctrl-C, SIGTERM or --duration ends so too
   2  wrong usage
   3  not permitted
-  4  nothing on this machine can observe sockets
+  4  nothing on this machine can observe sockets, or the trace broke off
   5  an input could not be read
 
 examples:
@@ -44,8 +53,6 @@ examples:
   synsent-trace --node --jsonl - | jq 'select(.event == "attempt.stuck") | .destination'
   synsent-trace --pod shop/cart-7d4b9 --duration 60
 """
-
-_Value = TypeVar("_Value")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -85,7 +92,7 @@ def _parser() -> _Parser:
         "--threshold",
         metavar="SECONDS",
         help="call an attempt stuck that is older than this even without a retransmission "
-        "(default 1.0)",
+        "(default 1.0, at least 0.01)",
     )
     how.add_argument(
         "--crosscheck",
@@ -112,84 +119,38 @@ def _parser() -> _Parser:
         help="name of this node in the output (default: $NODE_NAME, else the host name)",
     )
     show.add_argument(
-        "--ready-file", metavar="FILE", help="create this file once every probe is attached"
+        "--ready-file",
+        metavar="FILE",
+        help="create this file once every probe is attached; an old one is removed first",
     )
     return parser
 
 
-class _Options:
-    """Values by option name: from the command line, else from the environment."""
-
-    def __init__(self, given: Mapping[str, object], environment: Mapping[str, str]) -> None:
-        self._given = given
-        self._environment = environment
-
-    def _source(self, name: str) -> tuple[str, object] | None:
-        """How the user would name the option, and its value; None where it was not given."""
-        if name in self._given:
-            return f"--{name.replace('_', '-')}", self._given[name]
-        variable = _ENVIRONMENT + name.upper()
-        value = self._environment.get(variable)
-        return None if value is None or value == "" else (variable, value)
-
-    def flag(self, name: str) -> bool:
-        found = self._source(name)
-        if found is None or isinstance(found[1], bool):
-            return found is not None
-        text = str(found[1]).lower()
-        if text not in _TRUE + _FALSE:
-            raise UsageError(f"{found[0]}: {found[1]!r} is neither yes nor no")
-        return text in _TRUE
-
-    def text(self, name: str) -> str | None:
-        found = self._source(name)
-        return None if found is None else str(found[1])
-
-    def several(self, name: str) -> list[str]:
-        found = self._source(name)
-        if found is None:
-            return []
-        if isinstance(found[1], list):
-            return found[1]
-        return [part.strip() for part in str(found[1]).split(",") if part.strip()]
-
-    def parsed(
-        self, name: str, parse: Callable[[str], _Value], what: str, default: _Value
-    ) -> _Value:
-        found = self._source(name)
-        if found is None:
-            return default
-        try:
-            return parse(str(found[1]))
-        except ValueError:
-            raise UsageError(f"{found[0]}: {found[1]!r} is not {what}") from None
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not _LEAST_SECONDS <= value <= _MOST_SECONDS:  # so is NaN, which no comparison is true of
+        raise ValueError(text)
+    return value
 
 
-def _seconds(*, allow_zero: bool) -> Callable[[str], float]:
-    def parse(text: str) -> float:
-        value = float(text)
-        # A day and more is a mistake; a comparison with NaN is false.
-        if not (0 <= value <= 86_400 * 365) or (value == 0 and not allow_zero):
-            raise ValueError(text)
-        return value
-
-    return parse
+def _seconds_or_off(text: str) -> float:
+    return 0.0 if float(text) == 0 else _seconds(text)
 
 
 def _pid(text: str) -> int:
-    value = int(text)
-    if value < 1:
+    # int() takes "1_0", signs and digits of every script.
+    if not (text.isascii() and text.isdigit() and 1 <= int(text) <= _MOST_PID):
         raise ValueError(text)
-    return value
+    return int(text)
 
 
 def settings_from(arguments: Sequence[str], environment: Mapping[str, str]) -> Settings:
     """Settings from the command line and the environment. Raises UsageError, naming the value."""
     from tracer.enrich.destination import parse_cidrs
 
-    options = _Options(vars(_parser().parse_args(arguments)), environment)
+    options = Options(vars(_parser().parse_args(arguments)), environment, exclusive=_TARGETS)
     node, pod = options.flag("node"), options.text("pod")
-    pid: int | None = options.parsed("pid", _pid, "a process id", None)
+    pid: int | None = options.parsed("pid", _pid, f"a process id from 1 to {_MOST_PID}", None)
     netns_text = options.text("netns")
     chosen = [node, pod is not None, pid is not None, netns_text is not None].count(True)
     if chosen != 1:
@@ -197,35 +158,49 @@ def settings_from(arguments: Sequence[str], environment: Mapping[str, str]) -> S
             "nothing to trace" if chosen == 0 else "more than one thing to trace",
             hint="give one of --node, --pod NAMESPACE/NAME, --pid PID, --netns NETNS",
         )
+    if pid is not None:
+        _require_process(pid, options.label("pid"))
     ready_file = options.text("ready_file")
+    seconds = f"a number of seconds from {_LEAST_SECONDS} to {_MOST_SECONDS:.0f} (a year)"
     return Settings(
-        node_name=options.text("node_name") or environment.get("NODE_NAME") or socket.gethostname(),
+        node_name=options.text("node_name") or environment.get("NODE_NAME") or os.uname().nodename,
         backend=options.parsed("backend", Backend, "one of auto, bpf, poll", Backend.AUTO),
-        threshold_seconds=options.parsed(
-            "threshold", _seconds(allow_zero=False), "a number of seconds above 0", 1.0
-        ),
+        threshold_seconds=options.parsed("threshold", _seconds, seconds, 1.0),
         crosscheck_seconds=options.parsed(
-            "crosscheck", _seconds(allow_zero=True), "a number of seconds", 10.0
+            "crosscheck", _seconds_or_off, f"{seconds}, or 0 for off", 10.0
         ),
-        duration_seconds=options.parsed(
-            "duration", _seconds(allow_zero=False), "a number of seconds above 0", None
-        ),
-        vpc_cidrs=parse_cidrs(options.several("vpc_cidr")),
+        duration_seconds=options.parsed("duration", _seconds, seconds, None),
+        vpc_cidrs=parse_cidrs(options.several("vpc_cidr"), options.label("vpc_cidr")),
         pid=pid,
-        netns=_namespaces(netns_text, pod),
-        pod=pod,
+        netns=_namespaces(netns_text, pod, options.label("netns")),
         jsonl=options.text("jsonl"),
         plain=options.flag("plain"),
         ready_file=None if ready_file is None else Path(ready_file),
     )
 
 
-def _namespaces(netns: str | None, pod: str | None) -> frozenset[int] | None:
-    """Inodes of the network namespaces to trace; None: all."""
+def _require_process(pid: int, label: str) -> None:
+    from tracer.host.netns import pids_in
+
+    # The listing, since /proc/TID can be opened for every thread.
+    if pid not in pids_in():
+        raise UsageError(
+            f"{label}: no process has the id {pid}", hint="`ps -e` lists those that there are"
+        )
+
+
+def _namespaces(netns: str | None, pod: str | None, label: str) -> frozenset[int] | None:
+    """Inodes of the network namespaces to trace; None: all. `label` names the option."""
     if netns is not None:
         from tracer.host.netns import inode_of
 
-        return frozenset({inode_of(netns)})
+        inode = inode_of(netns)
+        if not 1 <= inode <= _MOST_INODE:
+            raise UsageError(
+                f"{label}: {netns!r} is no inode number of a namespace: those have 32 bits",
+                hint="`ls -L -i /proc/PID/ns/net` shows that of a process",
+            )
+        return frozenset({inode})
     if pod is None:
         return None
     from tracer.host.pods import find_pod
@@ -240,9 +215,9 @@ def _namespaces(netns: str | None, pod: str | None) -> frozenset[int] | None:
 
 
 def _notify(message: str) -> None:
-    """Says something on stderr, which may be closed."""
+    """Says something in one line on stderr, which may be closed."""
     try:
-        sys.stderr.write(f"{_PROGRAM}: {message}\n")
+        sys.stderr.write(f"{_PROGRAM}: {safe(message)}\n")
         sys.stderr.flush()
     except (OSError, ValueError):
         pass
@@ -262,27 +237,88 @@ def _sinks(settings: Settings) -> list[Sink]:
     return sinks
 
 
-def _trace(settings: Settings) -> None:
+class _Stop:
+    """Ctrl-C and its kin: remembered until there is a session, handed on from then on.
+
+    A handler interrupts any line of this program, itself too: it does nothing but set booleans.
+    """
+
+    def __init__(self) -> None:
+        self.asked = False
+        self._session: Session | None = None
+
+    def handle_signals(self) -> None:
+        signal.signal(signal.SIGTERM, self._on_signal)
+        signal.signal(signal.SIGINT, self._on_signal)
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup(1)
+            signal.signal(signal.SIGHUP, self._on_signal)
+
+    def hand_to(self, session: Session) -> None:
+        self._session = session
+        if self.asked:
+            session.stop()
+
+    def _on_signal(self, _number: int, _frame: object) -> None:
+        self.asked = True
+        if self._session is not None:
+            self._session.stop()
+
+
+def _open_standard_descriptors() -> None:
+    """Opens what is missing of stdin, stdout and stderr on the null device (`>&-`).
+
+    Else the next file to be opened would get the number, and what is written there. sys.__stdout__
+    stays None: it tells that nobody reads.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            # The lowest free number is taken, which is this one (open(2)).
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+    if sys.stdout is None:
+        sys.stdout = _text_stream(1)
+    if sys.stderr is None:
+        sys.stderr = _text_stream(2)
+
+
+def _text_stream(number: int) -> TextIO:
+    return open(number, "w", encoding="utf-8", errors="backslashreplace", closefd=False)
+
+
+def _clear(ready_file: Path) -> None:
+    """Removes what an earlier run left. Raises UsageError where the file could not be made."""
+    import stat
+    from tempfile import TemporaryFile
+
+    try:
+        with suppress(FileNotFoundError):
+            # Never a device, nor a link such as /dev/stdout.
+            if not stat.S_ISREG(ready_file.lstat().st_mode):
+                raise UsageError(
+                    f"--ready-file {ready_file}: it is no ordinary file",
+                    hint="name a file that may be removed and made",
+                )
+            ready_file.unlink()
+        TemporaryFile(dir=ready_file.parent).close()
+    except OSError as error:
+        raise UsageError(
+            f"--ready-file {ready_file}: {error.strerror}",
+            hint="name a file in a folder that exists and may be written to",
+        ) from None
+
+
+def _trace(settings: Settings, stop: _Stop) -> None:
+    if settings.ready_file is not None:
+        _clear(settings.ready_file)
+    if stop.asked:
+        return
     from tracer.session import Session
 
-    session: Session | None = None
-    stopped_early = False
-
-    def on_signal(_number: int, _frame: object) -> None:
-        nonlocal stopped_early
-        stopped_early = True
-        if session is not None:
-            session.stop()
-
-    signal.signal(signal.SIGTERM, on_signal)
-    signal.signal(signal.SIGINT, on_signal)
-    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
-        signal.signal(signal.SIGHUP, on_signal)
     sinks = _sinks(settings)
     try:
-        session = Session(settings, sinks, _notify)
-        if stopped_early:
-            session.stop()
+        session = Session(settings, sinks)
+        stop.hand_to(session)
         session.run()
     finally:
         for sink in sinks:
@@ -290,16 +326,36 @@ def _trace(settings: Settings) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the program and returns its exit status."""
+    """Runs the program and returns its exit status. The handlers of signals stay in place."""
+    stop = _Stop()
+    stop.handle_signals()
     try:
-        _trace(settings_from(sys.argv[1:] if arguments is None else arguments, os.environ))
+        _open_standard_descriptors()
+        arguments = sys.argv[1:] if arguments is None else arguments
+        _trace(settings_from(arguments, os.environ), stop)
     except SynsentError as error:
         _notify(f"{error}{f'; {error.hint}' if error.hint else ''}")
         return error.exit_code
     except OSError as error:
+        _show_traceback()
         _notify(f"the trace had to end: {error}")
         return 4
+    except Exception as error:  # noqa: BLE001 - the last resort
+        _show_traceback()
+        _notify(
+            f"the trace had to end: {type(error).__name__}: {error}; this is a defect of {_PROGRAM}"
+        )
+        return 4
     return 0
+
+
+def _show_traceback() -> None:
+    if not wants_debug(os.environ):
+        return
+    import traceback
+
+    for line in traceback.format_exc().splitlines():
+        _notify(line)
 
 
 if __name__ == "__main__":

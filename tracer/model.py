@@ -72,20 +72,6 @@ class Flow:
     destination: Endpoint
     mapped: bool = False
 
-    def same_tuple(self, other: Flow) -> bool:
-        """Whether both are the same connection, as far as both know their source port."""
-        ports_agree = (
-            self.source.port is None
-            or other.source.port is None
-            or self.source.port == other.source.port
-        )
-        return (
-            ports_agree
-            and self.netns == other.netns
-            and self.destination == other.destination
-            and self.source.address == other.source.address
-        )
-
 
 @dataclass(frozen=True, slots=True)
 class Owner:
@@ -141,8 +127,9 @@ class Attempt:
     """One TCP active open, from entering SYN_SENT until it leaves it.
 
     `stuck_ns` is when it became stuck: the first SYN retransmission, or the threshold's passing.
-    `syns_sent` counts the first SYN too. `errno` is the socket's error at the end, `soft_errno` an
-    ICMP error that did not end it.
+    `syns_sent` counts the first SYN too, `backoff` how often the kernel doubled the interval
+    between two of them. `errno` is the socket's error at the end, `soft_errno` an ICMP error that
+    did not end it.
     """
 
     id: str
@@ -156,6 +143,7 @@ class Attempt:
     syns_sent: int | None = None
     last_syn_ns: int | None = None
     next_retry_ns: int | None = None
+    backoff: int | None = None
     outcome: Outcome | None = None
     ended_ns: int | None = None
     errno: int | None = None
@@ -227,6 +215,7 @@ class Transition:
     syns_sent: int | None
     last_syn_ns: int | None
     next_retry_ns: int | None
+    backoff: int | None = None
     new_state: TcpState | None = None
     errno: int = 0
     soft_errno: int = 0
@@ -248,6 +237,7 @@ class SweptSocket:
     started_ns: int | None
     last_syn_ns: int | None
     next_retry_ns: int | None
+    backoff: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -288,7 +278,8 @@ class Losses:
     queue_full       records user space had no room for
     undecodable      records that made no sense
     table_full       attempts the tracker had no room for
-    output_dropped   events an output could not take
+    output_dropped   events that could not be recorded
+    lines_not_shown  lines that a slow terminal had no room for; the events are recorded elsewhere
     """
 
     ring_full: int = 0
@@ -298,6 +289,7 @@ class Losses:
     undecodable: int = 0
     table_full: int = 0
     output_dropped: int = 0
+    lines_not_shown: int = 0
 
     @property
     def lost(self) -> int:

@@ -171,6 +171,12 @@ FIELDS: tuple[Field, ...] = (
         "Seconds from this event to the next SYN; negative when it is overdue.",
     ),
     _attempt(
+        "attempt.backoff",
+        _INTEGER,
+        "How often the kernel has doubled the interval between two SYNs.",
+        minimum=0,
+    ),
+    _attempt(
         "attempt.outcome",
         _TEXT,
         "How it left SYN_SENT; null while it has not. vanished: gone, its end was not seen.",
@@ -224,7 +230,11 @@ FIELDS: tuple[Field, ...] = (
     _total("tracer.losses.queue_full", description="Records user space had no room for."),
     _total("tracer.losses.undecodable", description="Records that made no sense."),
     _total("tracer.losses.table_full", description="Attempts the tracker had no room for."),
-    _total("tracer.losses.output_dropped", description="Events an output could not take."),
+    _total("tracer.losses.output_dropped", description="Events that could not be recorded."),
+    _total(
+        "tracer.losses.lines_not_shown",
+        description="Lines that a slow terminal had no room for; no event is lost by that.",
+    ),
     _total("tracer.stuck_now", description="Attempts stuck at this moment."),
     _total("tracer.tracked_now", description="Attempts followed at this moment."),
     _total("tracer.became_stuck", description="Attempts that became stuck since the start."),
@@ -244,7 +254,7 @@ FIELDS: tuple[Field, ...] = (
     _tracer(
         "tracer.connects.established",
         _INTEGER,
-        "Connects that succeeded since the start; null where the source cannot count them.",
+        "Connects that succeeded without having been stuck; null where they cannot be counted.",
         minimum=0,
     ),
     _total("tracer.crosscheck.sweeps", description="Sweeps that were compared with the stream."),
@@ -371,6 +381,7 @@ def attempt_record(report: Report, node: str) -> Record:
             "age_seconds": _seconds(report.age_seconds),
             "syns_sent": attempt.syns_sent,
             "next_retry_seconds": _seconds(report.next_retry_seconds),
+            "backoff": attempt.backoff,
             "outcome": attempt.outcome.value if attempt.outcome else None,
             "stuck": attempt.stuck,
             "mapped": flow.mapped,

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -38,14 +37,11 @@ _SIGN_OF_LIFE_SECONDS: Final = 60.0
 class Session:
     """One live trace. `stop` may be called from a signal handler or another thread."""
 
-    def __init__(
-        self, settings: Settings, sinks: Sequence[Sink], notify: Callable[[str], None]
-    ) -> None:
+    def __init__(self, settings: Settings, sinks: Sequence[Sink]) -> None:
         """Opens the sources. Raises SynsentError where the machine does not allow a trace."""
         self._settings = settings
         self._sinks = sinks
-        self._notify = notify
-        self._stopping = threading.Event()
+        self._stopping = False
         self._sources: Sources = choose(settings)
         self._inbox = Inbox(settings.limits.queue_batches)
         self._undecodable = 0
@@ -74,7 +70,7 @@ class Session:
 
     def stop(self) -> None:
         """Ends the trace: what was seen is written out, and `run` returns."""
-        self._stopping.set()
+        self._stopping = True  # no lock: a signal may interrupt another signal's handler
 
     def run(self) -> None:
         """Traces until `stop`, the set duration, or until nobody reads any output.
@@ -89,8 +85,7 @@ class Session:
         try:
             self._loop()
         finally:
-            # The poller first: its last sweep goes through the stream.
-            for feed in reversed(feeds):
+            for feed in feeds:
                 feed.stop()
             self._take(self._inbox.get(0))
             self._announce(LifecycleKind.STOP, None)
@@ -102,8 +97,9 @@ class Session:
         deadline = None if duration is None else self._began_ns + int(duration * NANOSECONDS)
         said = self._health()
         said_ns = time.monotonic_ns()
-        while not self._stopping.is_set():
+        while not self._stopping:
             self._take(self._inbox.get(_TICK_SECONDS))
+            self._check_sources()
             now = time.monotonic_ns()
             if deadline is not None and now >= deadline:
                 return
@@ -115,6 +111,19 @@ class Session:
                 if since >= _SIGN_OF_LIFE_SECONDS or _differ(health, said):
                     self._announce(LifecycleKind.HEALTH, None)
                     said, said_ns = health, now
+
+    def _check_sources(self) -> None:
+        """Raises the error of a source without which nothing is seen any more."""
+        main = self._stream or self._sweeps
+        if main.failure is not None:
+            raise main.failure
+        if self._stream is not None:
+            # Attempts that the stream believes in are looked for, whatever the counters say.
+            self._sweeps.watched = frozenset(
+                attempt.flow.netns
+                for attempt in self._tracker.live()
+                if attempt.flow.netns is not None
+            )
 
     def _take(self, batches: Sequence[Batch]) -> None:
         """Runs what the sources said through tracker and enrichment into every output."""
@@ -165,6 +174,8 @@ class Session:
         lacking = self._sources.lacking
         if self._sweeps.unseen:
             lacking = (*lacking, self._sweeps.unseen)
+        if self._sweeps.failure is not None:
+            lacking = (*lacking, f"the cross-check, which has failed: {self._sweeps.failure}")
         in_kernel = counters.get("added", 0) - counters.get("removed", 0)
         return Health(
             backend=self._sources.backend,
@@ -182,7 +193,8 @@ class Session:
                 queue_full=self._inbox.dropped,
                 undecodable=self._undecodable,
                 table_full=tracker.table_full,
-                output_dropped=sum(sink.dropped for sink in self._sinks),
+                output_dropped=sum(sink.dropped for sink in self._sinks if sink.keeps_record),
+                lines_not_shown=sum(sink.dropped for sink in self._sinks if not sink.keeps_record),
             ),
             crosscheck=tracker.crosscheck,
         )

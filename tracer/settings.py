@@ -24,13 +24,11 @@ class Limits:
                     10,000; 65,536 take 9 MB of kernel memory
     ring_bytes      ring buffer: 25,000 records, five seconds of a black hole's worst second
     queue_batches   batches between a source and the tracker
-    remembered_ends attempts kept after their end, so that late news of them is recognised
     """
 
     max_attempts: int = 65_536
     ring_bytes: int = 4 << 20
     queue_batches: int = 1_024
-    remembered_ends: int = 16_384
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +50,6 @@ class Settings:
     vpc_cidrs: tuple[IPv4Network | IPv6Network, ...] = ()
     pid: int | None = None
     netns: frozenset[int] | None = None
-    pod: str | None = None
     jsonl: str | None = None
     plain: bool = False
     ready_file: Path | None = None

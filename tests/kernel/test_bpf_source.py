@@ -25,12 +25,12 @@ import pytest
 
 from tests.support.client import Client
 from tests.support.netns import NETNS_FOLDER, Namespace, iptables, lone_pod
-from tests.support.wait import stays_true, wait_until
+from tests.support.wait import wait_until
 from tracer.errors import NoSource
 from tracer.host.netns import enter
 from tracer.model import Endpoint, Flow, TcpState, Transition, TransitionKind
 from tracer.settings import Limits
-from tracer.sources import program, wire
+from tracer.sources import btf, program, wire
 from tracer.sources.bpf import BpfSource
 
 pytestmark = pytest.mark.kernel
@@ -44,6 +44,7 @@ CHECKOUT = Path(__file__).parents[2]
 PAGE = os.sysconf("SC_PAGE_SIZE")
 PROGRAM_ID = re.compile(r"^prog_id:\s*(\d+)", re.MULTILINE)
 ABORT = struct.pack("ii", 1, 0)
+TCP_INFO_BACKOFF = 4
 NO_COUNT = dict.fromkeys(wire.COUNTERS, 0)
 
 Open = Callable[..., BpfSource]
@@ -192,6 +193,41 @@ def test_it_attaches_and_says_to_what(load: Open) -> None:
         assert lacking != (hook in source.hooks), f"{hook} is either attached or said to be lacking"
 
 
+def test_its_tracepoints_are_raw_and_need_no_file_of_tracefs(load: Open) -> None:
+    before = own_programs()
+    source = load()
+    shown = subprocess.run(
+        ["bpftool", "prog", "show", "--json"], capture_output=True, check=True, timeout=SECONDS
+    )
+    own = own_programs() - before
+    types = [found["type"] for found in json.loads(shown.stdout) if found["id"] in own]
+    tracepoints = [hook for hook in source.hooks if ":" in hook]
+    assert types.count("raw_tracepoint") >= len(tracepoints) >= 2
+    assert set(types) <= {"raw_tracepoint", "kprobe"}
+
+
+@pytest.mark.parametrize("member", sorted(program.REQUIRED_MEMBERS.values()))
+def test_a_kernel_without_a_member_that_is_needed_is_refused_by_the_member_s_name(
+    member: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    members = (program.REQUIRED_MEMBERS | program.OPTIONAL_MEMBERS).values()
+    there = {path: 8 for path in members if path != member}
+    monkeypatch.setattr(btf, "offsets", lambda _: there)
+    with pytest.raises(NoSource, match=re.escape(f"no member {member}")) as caught:
+        BpfSource(threshold_seconds=1, limits=Limits())
+    assert "--backend poll" in caught.value.hint
+
+
+def test_a_kernel_without_linear_timeouts_is_traced(
+    pod: Namespace, load: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = btf.offsets(program.REQUIRED_MEMBERS.values())
+    monkeypatch.setattr(btf, "offsets", lambda _: found)
+    source = load(pod)
+    port = refuse(pod)
+    assert [end.flow.source.port for end in take(source, pod)] == [port]
+
+
 @pytest.mark.parametrize(
     ("macro", "named"),
     [
@@ -307,8 +343,56 @@ def test_an_attempt_that_was_stuck_before_the_start_is_adopted(
     assert found.owner.pid is None
     assert found.started_ns is not None
     assert before - 2_000_000 <= found.started_ns <= after + 2_000_000
-    counted = source.counters()
-    assert (counted["started"], counted["added"]) == (0, 1)
+    counters(source, added=1, retransmitted=1)
+    sock.close()
+    counters(
+        source,
+        reported_end=1,
+        added=1,
+        removed=1,
+        retransmitted=1,
+        retransmitted_removed=1,
+    )
+
+
+def test_the_start_of_an_adopted_attempt_is_the_same_whenever_it_is_read(
+    pod: Namespace, load: Open, resources: ExitStack
+) -> None:
+    """To the millisecond of the socket's own stamp, not to the moment of reading."""
+    source = load(pod, limits=Limits(max_attempts=8))
+    for _ in range(8):
+        resources.enter_context(connecting(pod))
+    before = time.monotonic_ns()
+    sock = resources.enter_context(connecting(pod))
+    after = time.monotonic_ns()
+    port = sock.getsockname()[1]
+    told: list[Transition] = []
+
+    def told_twice() -> bool:
+        told.extend(found for found in take(source, pod) if found.flow.source.port == port)
+        return len(told) >= 2
+
+    wait_until(told_twice, SECONDS, "two retransmissions of the attempt beyond the table")
+    started = {found.started_ns for found in told}
+    assert len(started) == 1
+    (start,) = started
+    assert start is not None
+    assert start % 1_000_000 == 0
+    assert before - 2_000_000 <= start <= after + 2_000_000
+
+
+def test_the_doublings_that_are_told_are_those_that_the_socket_s_owner_is_told(
+    pod: Namespace, load: Open, resources: ExitStack
+) -> None:
+    linear = "net.ipv4.tcp_syn_linear_timeouts"
+    if pod.has_sysctl(linear):
+        pod.sysctl(linear, 1)
+    source = load(pod)
+    sock = resources.enter_context(connecting(pod))
+    for sent in (2, 3):
+        (found,) = take_until(source, pod, 1, "a retransmission")
+        told = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 8)[TCP_INFO_BACKOFF]
+        assert (found.syns_sent, found.backoff) == (sent, told)
 
 
 def test_the_next_time_of_an_adopted_attempt_is_right_or_unknown(
@@ -500,54 +584,54 @@ def test_records_beyond_the_ring_are_counted(pod: Namespace, load: Open) -> None
 # --- the threshold -------------------------------------------------------------------------------
 
 
-def test_an_attempt_that_passes_the_threshold_is_told_once(
+def test_attempts_that_pass_the_threshold_are_overdue_until_they_end(
     pod: Namespace, load: Open, resources: ExitStack
 ) -> None:
     source = load(pod, threshold=0.2)
     began = time.monotonic_ns()
     sockets = [resources.enter_context(connecting(pod, address)) for address in LOOPBACKS]
     opened = time.monotonic_ns()
-    assert source.overdue() == []
+    assert source.overdue() == {}
     assert time.monotonic_ns() - began < 200_000_000, "the machine is too slow for this test"
 
-    told: list[Transition] = []
+    def all_late() -> dict[int, wire.RawAttempt]:
+        late = source.overdue()
+        return late if len(late) == len(sockets) else {}
 
-    def all_told() -> bool:
-        told.extend(source.overdue())
-        return len(told) >= len(sockets)
-
-    wait_until(all_told, 0.9, "the threshold's passing, before any retransmission")
-    assert len(told) == len({found.key for found in told}) == len(sockets)
-    for found in told:
-        assert found.kind is TransitionKind.OVERDUE
-        assert found.started_ns is not None
-        assert began <= found.started_ns <= opened
-        assert found.time_ns - found.started_ns >= 200_000_000
-        assert found.owner.pid == os.getpid()
-        assert (found.syns_sent, found.last_syn_ns) == (1, None)
-    assert {(found.flow.family, found.flow.mapped) for found in told} == {
-        (4, False),
-        (6, False),
-        (4, True),
-    }
-    stays_true(lambda: source.overdue() == [], 0.3, "each attempt is told once")
+    late = wait_until(all_late, 0.9, "the threshold's passing, before any retransmission")
+    seen = time.monotonic_ns()
+    for raw in late.values():
+        assert began <= raw.start_ns <= opened
+        assert seen - raw.start_ns >= 200_000_000
+        assert raw.pid == os.getpid()
+        assert (raw.timeouts, raw.retransmissions, raw.retransmitted) == (0, 0, 0)
+    flows = [wire.flow_of(raw) for raw in late.values()]
+    assert {(flow.family, flow.mapped) for flow in flows} == {(4, False), (6, False), (4, True)}
+    if "tcp_connect" in source.hooks:
+        assert {flow.source.port for flow in flows} == {sock.getsockname()[1] for sock in sockets}
+    assert source.overdue() == late, "who asks again is told again"
+    for sock in sockets:
+        sock.close()
+    assert source.overdue() == {}
 
 
-def test_the_next_attempt_of_the_same_socket_is_told_again(
+def test_the_next_attempt_of_the_same_socket_is_overdue_by_its_own_start(
     pod: Namespace, load: Open, resources: ExitStack
 ) -> None:
     source = load(pod, threshold=0.2)
     sock = resources.enter_context(new_socket(pod))
     sock.setblocking(False)
-    told: list[Transition] = []
+    told: list[tuple[int, wire.RawAttempt]] = []
     for _ in range(2):
         assert sock.connect_ex(("127.0.0.1", DROPPED)) == errno.EINPROGRESS
-        told += wait_until(source.overdue, SECONDS, "the threshold's passing")
+        late = wait_until(source.overdue, SECONDS, "the threshold's passing")
         # AF_UNSPEC ends the attempt and keeps the socket: connect(2).
         disconnect(sock)
-    first, second = told
-    assert first.key == second.key
-    assert first.started_ns != second.started_ns
+        told += late.items()
+    (first_key, first), (second_key, second) = told
+    assert first_key == second_key
+    assert first.start_ns < second.start_ns
+    counters(source, started=2, reported_end=2, added=2, removed=2)
 
 
 def disconnect(sock: socket.socket) -> None:
@@ -561,7 +645,117 @@ def test_a_retransmitted_attempt_is_not_told_as_overdue(
     source = load(pod, threshold=0.2)
     resources.enter_context(connecting(pod))
     take_until(source, pod, 1, "the first retransmission")
-    assert source.overdue() == []
+    assert source.overdue() == {}
+    counters(source, started=1, added=1, retransmitted=1)
+
+
+def test_an_attempt_whose_timer_ran_out_without_a_syn_stays_overdue(
+    pod: Namespace, load: Open, resources: ExitStack
+) -> None:
+    """Its route is gone: the kernel sends nothing, and only its age can be reported."""
+    pod.run(["ip", "link", "add", "away", "type", "veth", "peer", "name", "far"])
+    pod.run(["ip", "address", "add", "198.51.100.1/24", "dev", "away"])
+    for end in ("away", "far"):
+        pod.run(["ip", "link", "set", end, "up"])
+    neighbour = ("198.51.100.7", "lladdr", "02:00:00:00:00:01", "dev", "away")
+    pod.run(["ip", "neighbour", "add", *neighbour])
+    source = load(pod, threshold=0.2)
+    with enter(str(NETNS_FOLDER / pod.name)):
+        sock = resources.enter_context(socket.socket())
+    sock.setblocking(False)
+    assert sock.connect_ex(("198.51.100.7", DROPPED)) == errno.EINPROGRESS
+    pod.run(["ip", "link", "delete", "away"])
+    wait_until(lambda: pod.counter("TCPTimeouts"), SECONDS, "the timer to run out")
+    (raw,) = source.overdue().values()
+    assert (raw.retransmissions, raw.retransmitted) == (0, 0)
+    counters(source, started=1, added=1)
+
+
+def test_an_entry_is_forgotten_by_key_and_start_and_counted_as_an_unseen_end(
+    pod: Namespace, load: Open, resources: ExitStack
+) -> None:
+    source = load(pod, threshold=0.01)
+    for _ in range(2):
+        resources.enter_context(connecting(pod))
+
+    def both_late() -> dict[int, wire.RawAttempt]:
+        late = source.overdue()
+        return late if len(late) == 2 else {}
+
+    late = wait_until(both_late, 0.9, "the threshold's passing, before any retransmission")
+    (key, raw), (other, _) = late.items()
+    source.forget(key, raw.start_ns + 1)
+    source.forget(key + 1, raw.start_ns)
+    counters(source, started=2, added=2)
+    source.forget(key, raw.start_ns)
+    source.forget(key, raw.start_ns)
+    assert list(source.overdue()) == [other]
+    counters(source, started=2, added=2, removed=1, unseen_ends=1)
+
+
+def test_an_entry_whose_syn_was_sent_again_meanwhile_is_not_forgotten(
+    pod: Namespace, load: Open, resources: ExitStack
+) -> None:
+    source = load(pod, threshold=0.2)
+    resources.enter_context(connecting(pod))
+    ((key, raw),) = wait_until(source.overdue, 0.9, "the threshold's passing").items()
+    take_until(source, pod, 1, "the first retransmission")
+    source.forget(key, raw.start_ns)
+    counters(source, started=1, added=1, retransmitted=1)
+
+
+def test_an_entry_that_an_unseen_end_left_behind_gives_way_and_is_counted(
+    pod: Namespace, load: Open, resources: ExitStack
+) -> None:
+    source = load(pod)
+    sock = resources.enter_context(new_socket(pod))
+    sock.setblocking(False)
+    assert sock.connect_ex(("127.0.0.1", DROPPED)) == errno.EINPROGRESS
+    ((key, raw),) = source._read_attempts()
+    disconnect(sock)
+    value = ctypes.create_string_buffer(wire.ATTEMPT.pack(*raw), wire.ATTEMPT.size)
+    left_behind = ctypes.byref(ctypes.c_uint64(key)), ctypes.byref(value), ctypes.c_uint64(0)
+    assert source._library.bpf_update_elem(source._attempts_fd, *left_behind) == 0
+
+    assert sock.connect_ex(("127.0.0.1", DROPPED)) == errno.EINPROGRESS
+    ((key_now, raw_now),) = source._read_attempts()
+    assert key_now == key
+    assert raw_now.start_ns > raw.start_ns
+    # The one left behind was put there by hand: it is removed without having been added.
+    counters(source, started=2, reported_end=1, added=2, removed=2, unseen_ends=1)
+
+
+def test_ends_are_seen_while_the_table_is_read_on_the_same_cpu(
+    pod: Namespace, load: Open, resources: ExitStack
+) -> None:
+    """Programs on perf tracepoints are skipped there (bpf_prog_active); raw ones are not."""
+    source = load(pod)
+    for _ in range(2_000):
+        resources.enter_context(connecting(pod))
+    everywhere = os.sched_getaffinity(0)
+    one = {min(everywhere)}
+    ended = threading.Event()
+    reads: list[int] = []
+
+    def read_on_and_on() -> None:
+        os.sched_setaffinity(0, one)
+        while not ended.is_set():
+            reads.append(sum(1 for _ in source._read_attempts()))
+
+    reader = threading.Thread(target=read_on_and_on)
+    reader.start()
+    try:
+        os.sched_setaffinity(0, one)
+        accept(pod, 1_000)
+    finally:
+        ended.set()
+        reader.join(SECONDS)
+        os.sched_setaffinity(0, everywhere)
+    assert reads
+    counted = source.counters()
+    assert (counted["started"], counted["added"]) == (3_000, 3_000)
+    assert (counted["established"], counted["removed"]) == (1_000, 1_000)
+    assert (counted["unseen_ends"], counted["untracked"]) == (0, 0)
 
 
 def test_a_slow_success_is_told_because_it_passed_the_threshold(
@@ -579,7 +773,15 @@ def test_a_slow_success_is_told_because_it_passed_the_threshold(
         (TransitionKind.END, TcpState.ESTABLISHED),
     ]
     assert found[1].flow.source.port == sock.getsockname()[1]
-    counters(source, started=1, reported_end=1, added=1, removed=1)
+    counters(
+        source,
+        started=1,
+        reported_end=1,
+        added=1,
+        removed=1,
+        retransmitted=1,
+        retransmitted_removed=1,
+    )
 
 
 def test_a_table_larger_than_one_reading_is_read_whole(
@@ -591,6 +793,7 @@ def test_a_table_larger_than_one_reading_is_read_whole(
     assert len(keys) == len(set(keys)) == len(sockets)
     told = wait_until(source.overdue, SECONDS, "the threshold's passing")
     assert len(told) > 4_096
+    assert all(raw.start_ns for raw in told.values())
 
 
 # --- the end -------------------------------------------------------------------------------------

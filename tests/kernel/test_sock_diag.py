@@ -25,7 +25,7 @@ import pytest
 from tests.support.client import Client, listen
 from tests.support.netns import NETNS_FOLDER, Namespace, iptables, lone_pod
 from tests.support.wait import wait_until
-from tracer.host.netns import enter
+from tracer.host.netns import enter, list_namespaces
 from tracer.model import NANOSECONDS, Endpoint, Flow, SourceName, SweptSocket, TcpState
 from tracer.sources import poll
 from tracer.sources.poll import Poller
@@ -382,25 +382,108 @@ def test_a_poller_opens_netlink_only_where_a_syn_was_retransmitted_and_closes_it
     sock = connecting(pod, "127.0.0.1")
     first = poller.sweep()
     assert retransmissions(sock) == 0, "the machine is too slow for this test"
-    assert first.looked == {pod.inode, idle.inode}
+    assert first.looked == frozenset()
     assert first.sockets == ()
     assert list(poller._sockets) == []
 
     wait_until(lambda: pod.counter("TCPSynRetrans"), TCP_SECONDS, "the second SYN")
     second = poller.sweep()
     assert [found.cookie for found in second.sockets] == [cookie_of(sock)]
-    assert second.looked == {pod.inode, idle.inode}
+    assert second.looked == {pod.inode}
     assert list(poller._sockets) == [pod.inode]
     assert poller.sweep().sockets, "a namespace with a stuck socket is looked into again"
 
     sock.close()
-    # The counter moved; what was stuck is seen to be gone; once more for what a dump may miss.
-    for _ in range(3):
+    # What was stuck is seen to be gone; if the counter moved, once more for what a dump may miss.
+    assert poller.sweep().looked == {pod.inode}
+    for _ in range(2):
         swept = poller.sweep()
         assert swept.sockets == ()
-        assert swept.looked == {pod.inode, idle.inode}
+        assert swept.looked <= {pod.inode}
+    assert swept.looked == frozenset(), "an idle namespace is not read"
     assert list(poller._sockets) == []
     assert descriptors() == before
+
+
+def test_a_namespace_that_is_asked_for_is_read_whatever_its_counters_say(
+    pod: Namespace, resources: ExitStack
+) -> None:
+    idle = resources.enter_context(lone_pod())
+    before = descriptors()
+    poller = polling(resources, pod, idle)
+    sock = connecting(pod, "127.0.0.1")
+    asked = poller.sweep({pod.inode})
+    assert retransmissions(sock) == 0, "the machine is too slow for this test"
+    assert asked.looked == {pod.inode}
+    assert [(found.cookie, found.retransmissions) for found in asked.sockets] == [
+        (cookie_of(sock), 0)
+    ]
+    sock.close()
+    both = poller.sweep({pod.inode, idle.inode})
+    assert both.looked == {pod.inode, idle.inode}
+    assert both.sockets == ()
+    assert poller.sweep().looked == frozenset(), "it was asked for once"
+    assert descriptors() == before
+
+
+def test_a_namespace_that_is_asked_for_and_is_not_there_is_not_among_those_read(
+    pod: Namespace, resources: ExitStack
+) -> None:
+    other = resources.enter_context(lone_pod())
+    swept = polling(resources, pod).sweep({pod.inode, other.inode, 1})
+    assert swept.looked == {pod.inode}
+    assert swept.gone == frozenset()
+
+
+def test_a_namespace_that_could_not_be_read_is_not_among_those_read(
+    pod: Namespace, resources: ExitStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    poller = polling(resources, pod)
+
+    def refused(_netns: int, _path: str) -> SockDiag:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(poll, "SockDiag", refused)
+    swept = poller.sweep({pod.inode})
+    assert (swept.looked, swept.gone, poller.unreadable) == (frozenset(), frozenset(), 1)
+
+
+def test_an_attempt_whose_route_is_gone_is_found_though_no_syn_is_sent_again(
+    pod: Namespace, resources: ExitStack
+) -> None:
+    pod.run(["ip", "link", "add", "away", "type", "veth", "peer", "name", "far"])
+    pod.run(["ip", "address", "add", "198.51.100.1/24", "dev", "away"])
+    for end in ("away", "far"):
+        pod.run(["ip", "link", "set", end, "up"])
+    neighbour = ("198.51.100.7", "lladdr", "02:00:00:00:00:01", "dev", "away")
+    pod.run(["ip", "neighbour", "add", *neighbour])
+    poller = polling(resources, pod)
+    sock = resources.enter_context(connecting(pod, "198.51.100.7"))
+    pod.run(["ip", "link", "delete", "away"])
+    assert poller.sweep().looked == frozenset()
+    wait_until(lambda: pod.counter("TCPTimeouts"), TCP_SECONDS, "the timer to run out")
+    swept = poller.sweep()
+    assert pod.counter("TCPSynRetrans") == pod.counter("TCPSpuriousRtxHostQueues") == 0
+    assert swept.looked == {pod.inode}
+    assert [(found.cookie, found.retransmissions) for found in swept.sockets] == [
+        (cookie_of(sock), 0)
+    ]
+
+
+def test_netlink_tells_how_often_the_interval_was_doubled_and_proc_does_not(
+    pod: Namespace, resources: ExitStack
+) -> None:
+    if pod.has_sysctl("net.ipv4.tcp_syn_linear_timeouts"):
+        pod.sysctl("net.ipv4.tcp_syn_linear_timeouts", 0)
+    sock = resources.enter_context(connecting(pod, "127.0.0.1"))
+    diag = diagnosing(pod, resources)
+    doublings = []
+    for _ in range(2):
+        _, (swept,) = settled([sock], lambda: [diag.syn_sent()[0].swept])
+        doublings.append((swept.retransmissions, swept.backoff))
+        assert [found.backoff for found in read_proc(pod)] == [None]
+        wait_until(lambda: retransmissions(sock), TCP_SECONDS, "the second SYN")
+    assert doublings == [(0, 0), (1, 1)]
 
 
 def test_a_poller_tells_that_a_stuck_socket_was_connected(
@@ -484,7 +567,8 @@ def test_where_netlink_is_refused_a_poller_reads_proc(
     (found,) = stuck.sockets
     assert stuck.source is SourceName.PROCFS
     assert (found.flow.source.port,) == client.report().ports
-    assert stuck.looked == {pod.inode, empty.inode}
+    assert stuck.looked == {pod.inode}
+    assert poller.sweep({empty.inode}).looked == {pod.inode, empty.inode}
 
     answer(pod)
     client.wait_results(seconds=TCP_SECONDS)
@@ -521,15 +605,20 @@ def test_a_sweep_of_a_large_node_takes_a_moment(pod: Namespace, resources: ExitS
     poller = Poller(threshold_seconds=1.0)
     resources.callback(poller.close)
     idle = median_sweep_ms(poller)
-    looked = len(poller.sweep().looked)
+    present = len(list_namespaces())
     sock = resources.enter_context(connecting(pod, "127.0.0.1"))
     wait_until(lambda: retransmissions(sock), TCP_SECONDS, "the second SYN")
     stuck = median_sweep_ms(poller)
     print(
-        f"\n{looked} namespaces, {ESTABLISHED_SOCKETS} established sockets (made in {took:.1f} s): "
-        f"median sweep {idle:.1f} ms, with one stuck pod {stuck:.1f} ms"
+        f"\n{present} namespaces, {ESTABLISHED_SOCKETS} established sockets "
+        f"(made in {took:.1f} s): median sweep {idle:.1f} ms, with one stuck pod {stuck:.1f} ms"
     )
-    assert looked >= IDLE_NAMESPACES
+    assert present >= IDLE_NAMESPACES
+    swept = poller.sweep()
+    assert [found.cookie for found in swept.sockets if found.flow.netns == pod.inode] == [
+        cookie_of(sock)
+    ]
+    assert len(swept.looked) < IDLE_NAMESPACES, "idle namespaces are not read"
     assert idle < SWEEP_MILLISECONDS
     assert stuck < SWEEP_MILLISECONDS
 

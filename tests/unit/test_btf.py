@@ -342,19 +342,31 @@ def test_a_kernel_without_type_information_is_an_os_error(tmp_path: Path) -> Non
 
 @pytest.mark.skipif(not VMLINUX.is_file(), reason=f"this kernel has no {VMLINUX}")
 def test_offsets_on_this_kernel_make_sense() -> None:
-    found = btf.offsets([*program.MEMBERS.values(), "sock.sk_gone", "nothing.at_all"])
+    required, optional = (
+        set(members.values()) for members in (program.REQUIRED_MEMBERS, program.OPTIONAL_MEMBERS)
+    )
+    found = btf.offsets([*required, *optional, "sock.sk_gone", "nothing.at_all"])
 
-    # Linux 6.5 and later only.
-    optional = {"net.ipv4.sysctl_tcp_syn_linear_timeouts"}
-    assert found.keys() | optional == set(program.MEMBERS.values())
-    # Behind skc_addrpair (8 bytes), skc_hash (4) and skc_dport (2): include/net/sock.h.
-    assert found["sock.__sk_common.skc_num"] == 14
+    assert required <= found.keys() <= required | optional
+    # include/net/sock.h: skc_daddr and skc_rcv_saddr, skc_hash, skc_dport and skc_num, then these.
+    assert found["sock.__sk_common.skc_daddr"] == 0
+    assert found["sock.__sk_common.skc_dport"] == 12
+    assert found["sock.__sk_common.skc_family"] == 16
+    assert found["sock.__sk_common.skc_state"] == 18
+    v6_source, v6_destination = (
+        found[f"sock.__sk_common.skc_v6_{name}"] for name in ("rcv_saddr", "daddr")
+    )
+    assert v6_source - v6_destination == 16
     assert found["sock.__sk_common.skc_net.net"] % 8 == 0
     assert found["net.ns.inum"] % 4 == 0
     assert found["sock.sk_err"] % 4 == found["sock.sk_err_soft"] % 4 == 0
     assert found["sock.sk_err"] != found["sock.sk_err_soft"]
     # struct tcp_sock begins with struct sock, which ends behind sk_err.
     assert found["tcp_sock.segs_out"] > found["sock.sk_err"]
+    # struct inet_sock begins with struct sock, and so on up to struct tcp_sock.
+    assert found["sock.sk_err"] < found["inet_sock.inet_sport"]
+    assert found["inet_sock.inet_sport"] < found["inet_connection_sock.icsk_backoff"]
+    assert found["inet_sock.inet_saddr"] % 4 == found["inet_sock.inet_sport"] % 2 == 0
     stamps = [found[f"tcp_sock.{name}"] for name in ("segs_out", "total_retrans", "retrans_stamp")]
     assert len(set(stamps)) == 3
     assert all(stamp % 4 == 0 for stamp in stamps)

@@ -4,13 +4,26 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import pairwise
 from typing import TYPE_CHECKING, cast
 
 import pytest
 
-from tracer.model import Endpoint, Flow, Owner, SourceName, Sweep, Transition, TransitionKind
+from tracer.model import (
+    NANOSECONDS,
+    Endpoint,
+    Flow,
+    Owner,
+    SourceName,
+    Sweep,
+    SweptSocket,
+    Transition,
+    TransitionKind,
+)
 from tracer.sources import feed as feed_module
-from tracer.sources.feed import Batch, Inbox, StreamFeed, SweepFeed
+from tracer.sources.feed import Batch, Feed, Inbox, StreamFeed, SweepFeed
+from tracer.sources.wire import ATTEMPT, RawAttempt
 
 if TYPE_CHECKING:
     from tracer.sources.bpf import BpfSource
@@ -22,6 +35,12 @@ WAIT_SECONDS = 10
 THRESHOLD = 1.0
 LOOK_SECONDS = 0.25
 """How often the table is looked at for this threshold."""
+
+NETNS, OTHER_NETNS = 4026532001, 4026532002
+FAR = 10**18
+"""A time after every other: of a sweep that has begun after all that was noted."""
+
+STARTED = 5 * NANOSECONDS
 
 Read = tuple[list[Transition], int]
 Step = Callable[[], None]
@@ -43,6 +62,26 @@ def transition(number: int) -> Transition:
 
 def sweep(number: int = 0) -> Sweep:
     return Sweep(SourceName.SOCK_DIAG, number, number + 1, frozenset(), ())
+
+
+def late(started: int = STARTED, netns: int = NETNS) -> RawAttempt:
+    """An entry of the kernel's table that is past the threshold."""
+    empty = RawAttempt._make(ATTEMPT.unpack(bytes(ATTEMPT.size)))
+    mapped = bytes(10) + b"\xff\xff"
+    return empty._replace(
+        start_ns=started,
+        netns=netns,
+        dport=443,
+        saddr=mapped + bytes([10, 0, 0, 9]),
+        daddr=mapped + bytes([198, 51, 100, 7]),
+    )
+
+
+def confirming(port: int, *, started: int = STARTED, began: int = FAR) -> Sweep:
+    """A sweep that shows the socket of a late entry."""
+    flow = Flow(NETNS, 4, Endpoint("10.0.0.9", port), Endpoint("198.51.100.7", 443))
+    swept = SweptSocket(port, flow, Owner(), 0, started, None, started + NANOSECONDS)
+    return Sweep(SourceName.SOCK_DIAG, began, began + 1, frozenset({NETNS}), (swept,))
 
 
 class Clock:
@@ -80,8 +119,11 @@ class FakeBpf:
         self.garbage = 0
         self.late: list[Step] = []
         self.in_table = 0
-        self.overdue_found: list[Transition] = []
+        self.retransmitted = 0
+        self.overdue_found: dict[int, RawAttempt] = {}
         self.overdue_asked = 0
+        self.forgotten: list[tuple[int, int]] = []
+        self.looking_costs: Step = lambda: None
         self.waits: list[float] = []
         self.done = threading.Event()
         self.let_go = threading.Event()
@@ -101,11 +143,20 @@ class FakeBpf:
         return records, garbage
 
     def counters(self) -> dict[str, int]:
-        return {"added": 10 + self.in_table, "removed": 10}
+        return {
+            "added": 10 + self.in_table,
+            "removed": 10,
+            "retransmitted": 7 + self.retransmitted,
+            "retransmitted_removed": 7,
+        }
 
-    def overdue(self) -> list[Transition]:
+    def overdue(self) -> dict[int, RawAttempt]:
         self.overdue_asked += 1
-        return self.overdue_found
+        self.looking_costs()
+        return dict(self.overdue_found)
+
+    def forget(self, key: int, start_ns: int) -> None:
+        self.forgotten.append((key, start_ns))
 
 
 @pytest.fixture
@@ -115,8 +166,17 @@ def bpf() -> Iterator[FakeBpf]:
     source.let_go.set()
 
 
-def stream(source: FakeBpf, inbox: Inbox, threshold: float = THRESHOLD) -> StreamFeed:
-    return StreamFeed(cast("BpfSource", source), inbox, threshold)
+def stream(
+    source: FakeBpf,
+    inbox: Inbox,
+    threshold: float = THRESHOLD,
+    verify: Callable[[frozenset[int]], None] = lambda _: None,
+    *,
+    forward_sweeps: bool = True,
+) -> StreamFeed:
+    return StreamFeed(
+        cast("BpfSource", source), inbox, threshold, verify, forward_sweeps=forward_sweeps
+    )
 
 
 def run(feed: StreamFeed, source: FakeBpf) -> None:
@@ -176,12 +236,19 @@ def test_undecodable_records_that_find_the_inbox_full_are_counted_too() -> None:
     assert inbox.dropped == 3
 
 
-def test_a_failure_is_raised_by_every_get_from_then_on() -> None:
+def test_a_feed_keeps_what_it_has_died_of() -> None:
+    class Dying(Feed):
+        def _run(self) -> None:
+            raise OSError(5, "the ring is gone")
+
     inbox = Inbox(1)
-    inbox.fail(OSError(5, "the ring is gone"))
-    for _ in range(2):
-        with pytest.raises(OSError, match="the ring is gone"):
-            taken(inbox)
+    inbox.put(Batch((transition(0),)))
+    feed = Dying("dying", inbox)
+    feed.start()
+    feed.stop()
+    assert isinstance(feed.failure, OSError)
+    assert feed.failure.strerror == "the ring is gone"
+    assert len(taken(inbox)) == 1, "what it had said before is still there"
 
 
 # --- stream --------------------------------------------------------------------------------------
@@ -257,9 +324,13 @@ def test_records_of_the_last_moment_are_handed_over_at_the_end(bpf: FakeBpf) -> 
     assert taken(inbox) == [Batch((transition(1),))]
 
 
-def test_an_empty_table_is_not_searched_for_overdue_attempts(bpf: FakeBpf, clock: Clock) -> None:
+@pytest.mark.parametrize("stuck", [0, 3])
+def test_a_table_without_a_late_attempt_that_is_not_known_is_not_searched(
+    bpf: FakeBpf, clock: Clock, stuck: int
+) -> None:
     inbox = Inbox(10)
-    bpf.overdue_found = [transition(1)]
+    bpf.in_table = bpf.retransmitted = stuck
+    bpf.overdue_found = {1: late()}
     bpf.steps = [lambda: setattr(clock, "now", clock.now + 1)] * 5
     run(stream(bpf, inbox), bpf)
     assert bpf.overdue_asked == 0
@@ -268,7 +339,7 @@ def test_an_empty_table_is_not_searched_for_overdue_attempts(bpf: FakeBpf, clock
 
 def test_a_table_with_attempts_is_searched_at_an_interval(bpf: FakeBpf, clock: Clock) -> None:
     inbox = Inbox(10)
-    bpf.in_table = 1
+    bpf.in_table, bpf.retransmitted = 4, 3
     asked: list[int] = []
 
     def passes(seconds: float) -> Step:
@@ -283,25 +354,115 @@ def test_a_table_with_attempts_is_searched_at_an_interval(bpf: FakeBpf, clock: C
     assert asked == [0, 0, 1, 1, 1, 2]
 
 
-def test_overdue_attempts_are_handed_over(bpf: FakeBpf, clock: Clock) -> None:
+def test_a_look_that_costs_much_comes_less_often(bpf: FakeBpf, clock: Clock) -> None:
+    """A twentieth of a CPU: twenty times the cost passes before the next look."""
+    bpf.in_table = 1
+    asked: list[int] = []
+
+    def costs() -> None:
+        clock.used += 0.1
+
+    def passes(seconds: float) -> Step:
+        def step() -> None:
+            clock.now += seconds
+            asked.append(bpf.overdue_asked)
+
+        return step
+
+    bpf.looking_costs = costs
+    bpf.steps = [passes(seconds) for seconds in (LOOK_SECONDS, 1.0, 0.9, 0.2, 0)]
+    run(stream(bpf, Inbox(10)), bpf)
+    assert asked == [0, 1, 1, 1, 2]
+
+
+def test_a_late_attempt_is_asked_about_and_not_told(bpf: FakeBpf, clock: Clock) -> None:
+    inbox = Inbox(10)
+    asked: list[frozenset[int]] = []
+    bpf.in_table = 2
+    bpf.overdue_found = {7: late(), 8: late(netns=OTHER_NETNS)}
+    bpf.steps = [lambda: setattr(clock, "now", clock.now + LOOK_SECONDS)] * 2
+    run(stream(bpf, inbox, verify=asked.append), bpf)
+    assert asked == [frozenset({NETNS, OTHER_NETNS})] * 2, "asked for until it is settled"
+    assert taken(inbox) == []
+
+
+def test_nothing_is_asked_where_nothing_is_late(bpf: FakeBpf, clock: Clock) -> None:
+    asked: list[frozenset[int]] = []
+    bpf.in_table = 1
+    bpf.steps = [lambda: setattr(clock, "now", clock.now + LOOK_SECONDS)] * 2
+    run(stream(bpf, Inbox(10), verify=asked.append), bpf)
+    assert bpf.overdue_asked == 2
+    assert asked == []
+
+
+@pytest.mark.parametrize("forward", [True, False])
+def test_a_late_attempt_is_told_when_a_sweep_confirms_it_and_behind_the_kernels_records(
+    bpf: FakeBpf, clock: Clock, *, forward: bool
+) -> None:
     inbox = Inbox(10)
     bpf.in_table = 1
+    bpf.overdue_found = {7: late()}
+    shown = confirming(40_001)
 
-    def one_passes_the_threshold() -> None:
-        bpf.overdue_found = [transition(7)]
-        clock.now += LOOK_SECONDS
+    def asked_for_a_sweep(namespaces: frozenset[int]) -> None:
+        assert namespaces == {NETNS}
+        feed.take_sweep(shown)
 
-    def it_was_told() -> None:
-        bpf.overdue_found = []
+    feed = stream(bpf, inbox, verify=asked_for_a_sweep, forward_sweeps=forward)
+    bpf.steps = [
+        lambda: setattr(clock, "now", clock.now + LOOK_SECONDS),
+        lambda: bpf.late.append(lambda: bpf.ring.append(transition(1))),
+    ]
+    run(feed, bpf)
+    assert feed.failure is None
+    (batch,) = taken(inbox)
+    first, second = batch.transitions
+    assert first == transition(1)
+    assert (second.kind, second.key) == (TransitionKind.OVERDUE, 7)
+    assert second.flow == shown.sockets[0].flow
+    assert batch.sweep == (shown if forward else None)
+    assert bpf.forgotten == []
 
-    bpf.steps = [one_passes_the_threshold, it_was_told]
-    run(stream(bpf, inbox), bpf)
-    assert taken(inbox) == [Batch((transition(7),))]
+
+def test_a_late_attempt_that_two_sweeps_do_not_show_is_forgotten_and_not_told(
+    bpf: FakeBpf, clock: Clock
+) -> None:
+    inbox = Inbox(10)
+    bpf.in_table = 1
+    bpf.overdue_found = {7: late()}
+    without = Sweep(SourceName.SOCK_DIAG, FAR, FAR + 1, frozenset({NETNS}), ())
+    feed = stream(bpf, inbox, verify=lambda _: feed.take_sweep(without))
+    look = [lambda: setattr(clock, "now", clock.now + LOOK_SECONDS), lambda: None]
+    bpf.steps = [*look, *look]
+    run(feed, bpf)
+    assert bpf.forgotten == [(7, STARTED)]
+    assert taken(inbox) == [Batch(sweep=without), Batch(sweep=without)]
+
+
+def test_a_sweep_that_began_before_the_look_settles_nothing(bpf: FakeBpf, clock: Clock) -> None:
+    inbox = Inbox(10)
+    bpf.in_table = 1
+    bpf.overdue_found = {7: late()}
+    feed = stream(bpf, inbox, verify=lambda _: feed.take_sweep(sweep()), forward_sweeps=False)
+    bpf.steps = [lambda: setattr(clock, "now", clock.now + LOOK_SECONDS), lambda: None]
+    run(feed, bpf)
+    assert bpf.forgotten == []
+    assert [batch.transitions for batch in taken(inbox) if batch.transitions] == []
+
+
+def test_a_sweep_that_is_not_forwarded_still_says_what_the_ring_held(bpf: FakeBpf) -> None:
+    inbox = Inbox(10)
+    feed = stream(bpf, inbox, forward_sweeps=False)
+    feed.take_sweep(sweep())
+    bpf.steps = [lambda: None]
+    bpf.late = [lambda: bpf.ring.append(transition(1))]
+    run(feed, bpf)
+    assert [batch for batch in taken(inbox) if batch != Batch()] == [Batch((transition(1),))]
 
 
 def test_counters_are_read_at_once_and_with_every_look(bpf: FakeBpf, clock: Clock) -> None:
     feed = stream(bpf, Inbox(10))
-    assert feed.counters == {"added": 10, "removed": 10}
+    assert feed.counters == bpf.counters()
     seen: list[int] = []
 
     def one_is_added() -> None:
@@ -331,7 +492,7 @@ def test_a_short_threshold_is_looked_for_more_often(
     assert bpf.waits == [wait]
 
 
-def test_an_error_of_the_stream_reaches_the_reader_of_the_inbox(bpf: FakeBpf) -> None:
+def test_an_error_of_the_stream_is_kept_for_who_asks(bpf: FakeBpf) -> None:
     inbox = Inbox(10)
 
     def dies() -> None:
@@ -340,9 +501,11 @@ def test_an_error_of_the_stream_reaches_the_reader_of_the_inbox(bpf: FakeBpf) ->
     bpf.steps = [dies]
     feed = stream(bpf, inbox)
     feed.start()
+    feed._thread.join(WAIT_SECONDS)
+    assert isinstance(feed.failure, OSError)
+    assert feed.failure.strerror == "the ring is gone"
     feed.stop()
-    with pytest.raises(OSError, match="the ring is gone"):
-        taken(inbox)
+    assert taken(inbox) == []
 
 
 def test_a_stream_that_cannot_be_read_from_the_start_is_not_begun(
@@ -371,98 +534,208 @@ class FakePoller:
         self.unreadable = 0
         self.denied = 0
         self.closed = 0
+        self.asked_for: list[frozenset[int]] = []
+        self.swept_at: list[float] = []
+        self.meanwhile: list[Step] = []
         self._clock = clock
         self._costs = list(costs)
-        self._count = 0
 
-    def sweep(self) -> Sweep:
+    def sweep(self, also: frozenset[int]) -> Sweep:
         if not self._costs:
             raise OSError(24, "Too many open files")
+        self.asked_for.append(also)
+        self.swept_at.append(self._clock.now)
         self._clock.used += self._costs.pop(0)
-        self._clock.now += 1_000  # wall time of a machine that is busy with other things
-        self._count += 1
-        return sweep(self._count - 1)
+        if self.meanwhile:
+            self.meanwhile.pop(0)()
+        return sweep(len(self.asked_for) - 1)
 
     def close(self) -> None:
         self.closed += 1
 
 
 class Pauses(threading.Event):
-    """Notes how long a feed would wait, and ends it after `rounds`."""
+    """The feed's two waits: time passes as long as nothing happens; then the test stops the feed.
 
-    def __init__(self, rounds: int) -> None:
+    `happens` runs at the start of each wait for the next round, for as long as there is something.
+    """
+
+    def __init__(self, clock: Clock, feed: SweepFeed, happens: list[Step]) -> None:
         super().__init__()
-        self.seconds: list[float] = []
-        self._rounds = rounds
+        self._clock, self._feed, self._happens = clock, feed, happens
 
     def wait(self, timeout: float | None = None) -> bool:
         assert timeout is not None
-        self.seconds.append(timeout)
-        return len(self.seconds) > self._rounds
+        if self is self._feed._stopping:
+            self._clock.now += timeout
+            return self.is_set()
+        if self._happens:
+            self._happens.pop(0)()
+        else:
+            self._feed._stopping.set()
+        if not self.is_set():
+            self._clock.now += timeout
+        return self.is_set()
+
+
+def nothing() -> None:
+    """For a wait in which nothing happens."""
 
 
 def sweeping(
     poller: FakePoller,
     inbox: Inbox,
-    rounds: int,
-    *,
+    *happens: Callable[[SweepFeed], None] | None,
+    clock: Clock,
     interval: float = 1.0,
     deliver: Callable[[Sweep], None] | None = None,
-) -> tuple[SweepFeed, Pauses]:
-    """A feed that was run for a number of rounds, and its pauses."""
+) -> SweepFeed:
+    """A feed that was run until all of this had happened in its waits; None: nothing did."""
     feed = SweepFeed(cast("Poller", poller), inbox, interval, deliver)
-    pauses = Pauses(rounds)
-    feed._stopping = pauses
+    steps = [nothing if happening is None else partial(happening, feed) for happening in happens]
+    feed._stopping, feed._asked = Pauses(clock, feed, steps), Pauses(clock, feed, steps)
     feed.start()
-    feed.stop()
-    return feed, pauses
+    feed._thread.join(WAIT_SECONDS)
+    assert not feed._thread.is_alive(), "the feed has not come to its end"
+    return feed
+
+
+def asks(*namespaces: int) -> Callable[[SweepFeed], None]:
+    return lambda feed: feed.ask(frozenset(namespaces))
 
 
 def test_sweeps_go_to_the_inbox_and_the_first_without_a_pause(clock: Clock) -> None:
     inbox = Inbox(10)
-    _, pauses = sweeping(FakePoller(clock, 0, 0, 0), inbox, 3)
+    poller = FakePoller(clock, 0, 0, 0)
+    began = clock.now
+    feed = sweeping(poller, inbox, None, None, clock=clock)
+    assert feed.failure is None
     assert taken(inbox) == [Batch(sweep=sweep(number)) for number in range(3)]
-    assert pauses.seconds == [0, 1, 1, 1]
+    assert poller.swept_at == [began, began + 1, began + 2]
+    assert poller.asked_for == [frozenset()] * 3
 
 
 def test_sweeps_go_to_whom_they_are_meant_for(clock: Clock) -> None:
     inbox = Inbox(10)
     delivered: list[Sweep] = []
-    sweeping(FakePoller(clock, 0, 0), inbox, 2, deliver=delivered.append)
+    sweeping(FakePoller(clock, 0, 0), inbox, None, clock=clock, deliver=delivered.append)
     assert delivered == [sweep(0), sweep(1)]
     assert taken(inbox) == []
 
 
 def test_expensive_rounds_come_further_apart_by_the_cpu_time_they_took(clock: Clock) -> None:
     poller = FakePoller(clock, 0.1, 0.19, 0.5, 2.0, 0.01)
-    _, pauses = sweeping(poller, Inbox(10), 5, interval=1.0)
+    sweeping(poller, Inbox(10), None, None, None, None, clock=clock)
+    apart = [later - earlier for earlier, later in pairwise(poller.swept_at)]
     # A fifth of a CPU: five times the cost, unless the interval is longer anyway.
-    assert pauses.seconds == pytest.approx([0, 1, 1, 2.5, 10, 1])
+    assert apart == pytest.approx([1, 1, 2.5, 10])
+
+
+def test_the_time_of_a_busy_machine_is_not_taken_for_cost(clock: Clock) -> None:
+    poller = FakePoller(clock, 0.1, 0, 0)
+    poller.meanwhile = [lambda: setattr(clock, "now", clock.now + 1_000)]
+    sweeping(poller, Inbox(10), None, None, clock=clock)
+    apart = [later - earlier for earlier, later in pairwise(poller.swept_at)]
+    assert apart == [1_001, 1]
+
+
+def test_a_sweep_that_is_asked_for_comes_at_once_and_reads_what_was_asked(clock: Clock) -> None:
+    poller = FakePoller(clock, 0, 0)
+    began = clock.now
+    sweeping(poller, Inbox(10), asks(NETNS), clock=clock, interval=3_600)
+    assert poller.swept_at == [began, began]
+    assert poller.asked_for == [frozenset(), {NETNS}]
+
+
+def test_what_was_asked_for_is_read_once(clock: Clock) -> None:
+    poller = FakePoller(clock, 0, 0, 0)
+    sweeping(poller, Inbox(10), asks(NETNS), None, clock=clock)
+    assert poller.asked_for == [frozenset(), {NETNS}, frozenset()]
+
+
+def test_requests_that_come_during_a_sweep_are_answered_together_by_the_next(clock: Clock) -> None:
+    poller = FakePoller(clock, 0, 0)
+    feed = SweepFeed(cast("Poller", poller), Inbox(10), 3_600)
+
+    def asked_twice() -> None:
+        feed.ask(frozenset({NETNS}))
+        feed.ask(frozenset({OTHER_NETNS}))
+
+    poller.meanwhile = [asked_twice]
+    feed._stopping, feed._asked = Pauses(clock, feed, []), Pauses(clock, feed, [nothing])
+    feed.start()
+    feed._thread.join(WAIT_SECONDS)
+    assert not feed._thread.is_alive()
+    assert poller.asked_for == [frozenset(), {NETNS, OTHER_NETNS}]
+    assert poller.swept_at[0] == poller.swept_at[1]
+
+
+def test_expensive_sweeps_that_are_asked_for_come_further_apart_too(clock: Clock) -> None:
+    poller = FakePoller(clock, 0.5, 0.5, 0)
+    sweeping(poller, Inbox(10), asks(NETNS), asks(NETNS), clock=clock, interval=3_600)
+    apart = [later - earlier for earlier, later in pairwise(poller.swept_at)]
+    assert apart == pytest.approx([2.5, 2.5])
+
+
+def test_sweeps_that_are_asked_for_do_not_put_off_the_regular_one(clock: Clock) -> None:
+    poller = FakePoller(clock, 0.01, 0.01, 0)
+    began = clock.now
+    sweeping(poller, Inbox(10), asks(NETNS), None, clock=clock, interval=1.0)
+    assert poller.swept_at == pytest.approx([began, began + 0.05, began + 1.0])
+
+
+def test_watched_namespaces_are_read_by_every_sweep(clock: Clock) -> None:
+    poller = FakePoller(clock, 0, 0, 0, 0)
+
+    def watches(feed: SweepFeed) -> None:
+        feed.watched = frozenset({NETNS})
+
+    def no_longer_watches(feed: SweepFeed) -> None:
+        feed.watched = frozenset()
+
+    sweeping(poller, Inbox(10), watches, asks(OTHER_NETNS), no_longer_watches, clock=clock)
+    assert poller.asked_for == [frozenset(), {NETNS}, {NETNS, OTHER_NETNS}, frozenset()]
+
+
+def test_without_an_interval_sweeps_come_only_when_asked_for(clock: Clock) -> None:
+    poller = FakePoller(clock, 0, 0)
+    sweeping(poller, Inbox(10), None, None, asks(NETNS), None, clock=clock, interval=0)
+    assert poller.asked_for == [{NETNS}]
 
 
 def test_the_poller_is_closed_when_the_feed_stops(clock: Clock) -> None:
     poller = FakePoller(clock, 0)
-    sweeping(poller, Inbox(10), 1)
+    sweeping(poller, Inbox(10), clock=clock)
     assert poller.closed == 1
 
 
-def test_the_poller_is_closed_when_it_dies_and_its_error_reaches_the_reader(clock: Clock) -> None:
+def test_the_poller_is_closed_when_it_dies_and_its_error_is_kept(clock: Clock) -> None:
     poller = FakePoller(clock, 0)
     inbox = Inbox(10)
-    _, pauses = sweeping(poller, inbox, 5)
+    feed = sweeping(poller, inbox, None, None, None, clock=clock)
     assert poller.closed == 1
-    assert len(pauses.seconds) == 2
-    with pytest.raises(OSError, match="Too many open files"):
-        taken(inbox)
+    assert isinstance(feed.failure, OSError)
+    assert feed.failure.strerror == "Too many open files"
+    assert taken(inbox) == [Batch(sweep=sweep(0))]
 
 
-def test_a_feed_in_its_pause_stops_at_once(clock: Clock) -> None:
-    swept = threading.Event()
-    poller = FakePoller(clock, 0)
-    feed = SweepFeed(cast("Poller", poller), Inbox(10), 3_600, lambda _: swept.set())
+@pytest.mark.parametrize("interval", [0, 3_600], ids=["on request", "regular"])
+def test_a_feed_in_its_pause_is_woken_by_a_request_and_stops_at_once(
+    clock: Clock, interval: float
+) -> None:
+    swept = threading.Semaphore(0)
+    poller = FakePoller(clock, 0, 0)
+    feed = SweepFeed(cast("Poller", poller), Inbox(10), interval, lambda _: swept.release())
     feed.start()
-    assert swept.wait(WAIT_SECONDS)
-    feed.stop()
+    if interval:
+        assert swept.acquire(timeout=WAIT_SECONDS)
+    feed.ask(frozenset({NETNS}))
+    assert swept.acquire(timeout=WAIT_SECONDS)
+    assert poller.asked_for[-1] == {NETNS}
+    stopping = threading.Thread(target=feed.stop)
+    stopping.start()
+    stopping.join(WAIT_SECONDS)
+    assert not stopping.is_alive(), "the feed has not stopped"
     assert poller.closed == 1
 
 
@@ -486,10 +759,12 @@ def test_what_the_last_sweep_could_not_see_is_said(
 ) -> None:
     poller = FakePoller(clock, 0)
     poller.unreadable, poller.denied = unreadable, denied
-    feed, _ = sweeping(poller, Inbox(10), 1)
+    feed = sweeping(poller, Inbox(10), clock=clock)
     assert feed.unseen == told
 
 
 def test_before_the_first_sweep_nothing_is_said_to_be_unseen(clock: Clock) -> None:
-    feed, _ = sweeping(FakePoller(clock), Inbox(10), 0)
+    poller = FakePoller(clock, 0)
+    poller.unreadable = 2
+    feed = SweepFeed(cast("Poller", poller), Inbox(10), 1.0)
     assert feed.unseen == ""

@@ -425,6 +425,45 @@ def test_a_trace_that_was_never_cross_checked_does_not_claim_to_agree() -> None:
     assert "; no cross-check; " in line
 
 
+def test_polling_alone_has_nothing_that_a_cross_check_could_agree_with() -> None:
+    health = replace(HEALTH, backend=SourceName.SOCK_DIAG, crosscheck=CrossCheck(sweeps=3))
+
+    (line,) = shown(lifecycle(LifecycleKind.HEALTH, health))
+
+    assert line.endswith("established at once; losses: none")
+
+
+@pytest.mark.parametrize("kind", [LifecycleKind.HEALTH, LifecycleKind.STOP])
+def test_what_is_lacking_since_the_start_is_said_once(kind: LifecycleKind) -> None:
+    def lacking(kind: LifecycleKind, *texts: str) -> Lifecycle:
+        return lifecycle(kind, replace(HEALTH, lacking=texts))
+
+    lines = shown(
+        lacking(LifecycleKind.START, "kprobes: late"),
+        lacking(kind, "kprobes: late", "2 namespaces: unreadable"),
+        lacking(kind, "kprobes: late", "2 namespaces: unreadable"),
+    )
+
+    assert [line for line in lines if "lacking" in line] == [
+        "-- lacking: kprobes: late",
+        "-- lacking: 2 namespaces: unreadable",
+    ]
+    assert lines.index("-- lacking: 2 namespaces: unreadable") > lines.index(
+        "-- watching; 12 stuck already"
+    )
+
+
+def test_a_number_that_moves_is_no_news_of_what_is_lacking() -> None:
+    counted = (
+        lifecycle(LifecycleKind.HEALTH, replace(HEALTH, lacking=(f"{count} namespaces",)))
+        for count in (3, 4, 11)
+    )
+
+    lines = shown(*counted)
+
+    assert [line for line in lines if "lacking" in line] == ["-- lacking: 3 namespaces"]
+
+
 def test_the_peak_is_the_most_that_were_stuck_at_once_even_between_health_lines() -> None:
     before = lifecycle(LifecycleKind.HEALTH, replace(HEALTH, stuck_now=2))
     after = lifecycle(LifecycleKind.HEALTH, replace(HEALTH, stuck_now=1))

@@ -172,7 +172,46 @@ def test_the_default_ring_is_a_power_of_two_of_pages_as_the_kernel_demands() -> 
 
 def test_the_program_and_the_loader_know_the_same_kernel_members() -> None:
     used = set(re.findall(r"\bOFF_\w+", program.source_text(FOLDER)))
-    assert used - {"OFF_"} == set(program.MEMBERS)
+    assert used - {"OFF_"} == program.REQUIRED_MEMBERS.keys() | program.OPTIONAL_MEMBERS.keys()
+
+
+def test_the_program_compiles_without_the_members_that_a_kernel_may_lack() -> None:
+    """Each of them is used only where its macro was tested, and never where it must be there."""
+    assert not program.REQUIRED_MEMBERS.keys() & program.OPTIONAL_MEMBERS.keys()
+    conditions: list[str] = []
+    unguarded: list[str] = []
+    for file, number, line in located(program.source_text(FOLDER)):
+        directive, _, name = line.partition(" ")
+        if directive in ("#if", "#ifdef", "#ifndef"):
+            conditions.append(name if directive == "#ifdef" else "")
+        elif directive == "#else":
+            conditions[-1] = ""
+        elif directive == "#endif":
+            conditions.pop()
+        else:
+            used = set(re.findall(r"\bOFF_\w+", line)) & program.OPTIONAL_MEMBERS.keys()
+            unguarded += [f"{file}:{number}: {macro}" for macro in used - set(conditions)]
+    assert conditions == []
+    assert unguarded == []
+
+
+def test_members_that_every_kernel_has_are_used_without_asking() -> None:
+    """An #ifdef of a misspelt macro would leave its part of the program out in silence."""
+    asked = set(re.findall(r"#\s*ifn?def (OFF_\w+)", program.source_text(FOLDER)))
+    assert asked == program.OPTIONAL_MEMBERS.keys()
+
+
+def test_every_tracepoint_is_taken_in_its_raw_form() -> None:
+    """The kernel skips the usual form while a bpf() call is at work on the same CPU."""
+    text = program.source_text(FOLDER)
+    assert "TRACEPOINT_PROBE" not in text
+    handlers = dict(re.findall(r"^int (on_\w+)\(struct (\w+) \*ctx\)", text, re.MULTILINE))
+    assert handlers == {
+        "on_set_state": "bpf_raw_tracepoint_args",
+        "on_retransmit": "bpf_raw_tracepoint_args",
+        "on_error_report": "bpf_raw_tracepoint_args",
+        "on_tcp_connect": "pt_regs",
+    }
 
 
 @pytest.mark.parametrize(

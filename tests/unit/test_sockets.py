@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tracer.host.sockets import comm_of, owners_of
+from tracer.host.sockets import owners_of
 
 
 def inode(sock: socket.socket) -> int:
@@ -105,24 +105,3 @@ def test_nothing_to_find_reads_no_process(inodes: list[int], tmp_path: Path) -> 
     pids = iter([10])
     assert owners_of(inodes, pids, proc=str(tmp_path)) == {}
     assert next(pids) == 10
-
-
-def test_comm_is_the_name_that_the_kernel_shows() -> None:
-    child = subprocess.Popen(["cat"], bufsize=0, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-    with child:
-        assert child.stdin is not None
-        assert child.stdout is not None
-        # Its echo shows that execve() is over, which Popen does not wait for.
-        child.stdin.write(b"\n")
-        assert child.stdout.read(1) == b"\n"
-        assert comm_of(child.pid) == "cat"
-
-
-def test_comm_keeps_whatever_the_process_put_into_it(tmp_path: Path) -> None:
-    (tmp_path / "10").mkdir()
-    (tmp_path / "10/comm").write_bytes(b"\xffa\x1b\n b\n\n")
-    assert comm_of(10, proc=str(tmp_path)) == "\\xffa\x1b\n b\n"
-
-
-def test_comm_of_a_process_that_is_gone_is_unknown(tmp_path: Path) -> None:
-    assert comm_of(10, proc=str(tmp_path)) is None

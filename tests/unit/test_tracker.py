@@ -166,6 +166,7 @@ def test_the_first_retransmission_makes_an_attempt_stuck_and_the_next_ones_do_no
         (TcpState.CLOSE, errno.EHOSTUNREACH, Outcome.UNREACHABLE),
         (TcpState.CLOSE, errno.ENETUNREACH, Outcome.UNREACHABLE),
         (TcpState.CLOSE, errno.EACCES, Outcome.UNREACHABLE),
+        (TcpState.CLOSE, errno.ECONNABORTED, Outcome.ABORTED),
         (TcpState.CLOSE, 0, Outcome.ABORTED),
     ],
 )
@@ -404,21 +405,65 @@ def test_a_late_end_of_an_attempt_already_closed_as_vanished_is_not_told_twice()
     assert sum(state.outcomes.values()) == 1
 
 
-def test_a_sweep_tells_the_port_of_an_overdue_attempt() -> None:
+def test_the_stream_corrects_a_port_that_a_sweep_had_mixed_up() -> None:
     state = tracker()
-    state.apply([overdue()], OFFSET)
-    state.apply_sweep(sweep(swept(sent=1, started=START + 5), at=START + 5 * SECOND), OFFSET)
-    (attempt,) = state.live()
-    assert attempt.flow.source.port == 40_000
+    mixed = [replace(overdue(key=n), flow=flow(40_000 + n)) for n in (1, 2)]
+    state.apply(mixed, OFFSET)
+    state.apply_sweep(
+        sweep(*(swept(cookie=n, port=40_000 + n) for n in (1, 2)), at=START + 2 * SECOND), OFFSET
+    )
+    told = [retransmission(2, key=1, port=40_002), retransmission(2, key=2, port=40_001)]
+    state.apply(told, OFFSET)
+    agreed = sweep(
+        *(swept(cookie=n, port=40_000 + n, sent=3) for n in (1, 2)), at=START + 3 * SECOND
+    )
+    changes = state.apply_sweep(agreed, OFFSET)
+    assert [change for change in changes if change.kind is not ChangeKind.RETRANSMIT] == []
+    assert state.stuck_now == 2
     assert state.crosscheck.missed == 0
 
 
-def test_an_attempt_of_unknown_namespace_is_recognised_by_the_rest_of_its_tuple() -> None:
+def test_an_attempt_that_only_sweeps_knew_is_no_end_that_the_stream_missed() -> None:
     state = tracker()
-    state.apply([retransmission(1, netns=None)], OFFSET)
-    assert state.apply_sweep(sweep(swept(sent=2), at=START + 2 * SECOND), OFFSET) == []
-    (attempt,) = state.live()
-    assert attempt.flow.netns == NETNS
+    found = swept(started=BEGAN - 30 * SECOND, sent=5)
+    state.apply_sweep(sweep(found, at=BEGAN + SECOND), OFFSET)
+    for n in (2, 3):
+        state.apply_sweep(sweep(at=BEGAN + n * SECOND), OFFSET)
+    assert state.outcomes == Counter({Outcome.VANISHED: 1})
+    assert state.crosscheck.unended == 0
+
+
+def test_ten_thousand_ends_during_a_sweep_are_all_recognised() -> None:
+    state = tracker()
+    at = START + 10 * SECOND
+    count = 10_000
+    keys = range(count)
+    state.apply([retransmission(1, key=n, port=n + 1) for n in keys], OFFSET)
+    state.apply([end(at=at + 1, key=n, port=n + 1, sent=2) for n in keys], OFFSET)
+    late = sweep(*(swept(cookie=n, port=n + 1) for n in keys), at=at)
+    assert state.apply_sweep(late, OFFSET) == []
+
+
+def test_a_timeout_before_the_threshold_is_not_stuck_while_no_syn_was_sent_again() -> None:
+    state = Tracker(
+        run_id="run",
+        limits=Limits(),
+        threshold_seconds=3.0,
+        streaming=True,
+        began_ns=BEGAN,
+    )
+    held_back = [replace(retransmission(n), syns_sent=1, last_syn_ns=None) for n in (1, 2, 4)]
+    changes = state.apply(held_back, OFFSET)
+    assert [(change.kind, change.time_ns) for change in changes] == [
+        (ChangeKind.STUCK, START + 4 * SECOND)
+    ]
+
+
+def test_a_retransmission_time_that_is_unknown_now_is_not_taken_from_the_past() -> None:
+    state = tracker()
+    state.apply([retransmission(1)], OFFSET)
+    changes = state.apply([replace(retransmission(2), next_retry_ns=None)], OFFSET)
+    assert changes[0].attempt.next_retry_ns is None
 
 
 def test_two_namespaces_with_the_same_addresses_are_two_attempts() -> None:

@@ -36,7 +36,7 @@ _C_TYPES: dict[str, type[ctypes._CDataType]] = {
     "u8": ctypes.c_uint8,
     "char": ctypes.c_char,
 }
-_LENGTHS = {"16": 16, "5": 5, "4": 4, "COMM_LEN": 16}
+_LENGTHS = {"16": 16, "5": 5, "3": 3, "COMM_LEN": 16}
 
 
 def members_of(name: str) -> list[tuple[str, str, str | None]]:
@@ -88,6 +88,7 @@ def record(
         "sport": 40_112,
         "dport": 443,
         "seen_start": 1,
+        "backoff": 2,
         "comm": b"curl",
         **attempt,
     }
@@ -179,6 +180,7 @@ def test_a_retransmission_comes_through_member_for_member() -> None:
         syns_sent=4,
         last_syn_ns=LAST_SYN,
         next_retry_ns=NEXT_RETRY,
+        backoff=2,
     )
 
 
@@ -200,6 +202,7 @@ def test_an_end_comes_through_member_for_member() -> None:
         syns_sent=2,
         last_syn_ns=LAST_SYN,
         next_retry_ns=NEXT_RETRY,
+        backoff=2,
         new_state=TcpState.CLOSE,
         errno=errno.ECONNREFUSED,
         soft_errno=errno.EHOSTUNREACH,
@@ -284,6 +287,18 @@ def test_a_timer_that_ran_out_without_a_syn_is_no_retransmission() -> None:
     assert transition.next_retry_ns == NEXT_RETRY
 
 
+@pytest.mark.parametrize("doublings", [0, 1, 255])
+def test_every_doubling_of_the_interval_is_told(doublings: int) -> None:
+    """None is for a source that does not know: the kernel always does."""
+    assert decoded(record(RETRANSMIT, backoff=doublings)).backoff == doublings
+    assert decoded(record(END, backoff=doublings)).backoff == doublings
+
+
+def test_the_timers_last_expiry_is_that_of_a_syn_only_if_one_was_sent_again() -> None:
+    assert decoded(record(timeouts=3, retransmissions=3)).last_syn_ns == LAST_SYN
+    assert decoded(record(timeouts=3, retransmissions=0)).last_syn_ns is None
+
+
 def test_an_attempt_that_sent_no_syn_says_so() -> None:
     transition = decoded(record(no_syn_sent=1, retransmissions=0))
     assert (transition.no_syn_sent, transition.syns_sent) == (True, 0)
@@ -349,7 +364,19 @@ def test_values_of_the_hash_come_through_in_their_order() -> None:
     attempts = list(wire.decode_attempts(memoryview(values)))
     assert [(raw.dport, raw.reported_error) for raw in attempts] == [(1, -1), (2, -2), (3, -3)]
     assert attempts[0].start_ns == STARTED
+    assert [raw.timeouts for raw in attempts] == [1, 1, 1]
     assert ip_address(attempts[0].daddr) == ip_address("::ffff:198.51.100.7")
+
+
+@pytest.mark.parametrize("retransmitted", [0, 1])
+def test_an_attempt_of_the_hash_tells_timeouts_retransmissions_and_whether_it_was_counted(
+    retransmitted: int,
+) -> None:
+    head = wire.EVENT.size - wire.ATTEMPT.size
+    packed = record(timeouts=3, retransmissions=2, backoff=1, retransmitted=retransmitted)
+    (raw,) = wire.decode_attempts(packed[head:])
+    assert (raw.timeouts, raw.retransmissions, raw.backoff) == (3, 2, 1)
+    assert raw.retransmitted == retransmitted
 
 
 def test_an_attempt_of_the_hash_becomes_a_transition_of_the_kind_asked_for() -> None:
@@ -376,3 +403,8 @@ def test_counters_are_summed_over_cpus() -> None:
 def test_counters_do_not_wrap_at_32_bits() -> None:
     per_cpu = struct.pack(f"={len(wire.COUNTERS)}Q", 2**40, *[0] * (len(wire.COUNTERS) - 1)) * 2
     assert wire.sum_counters(per_cpu)["started"] == 2**41
+
+
+def test_every_counter_that_the_feed_and_the_session_reckon_with_is_there() -> None:
+    reckoned = {"added", "removed", "retransmitted", "retransmitted_removed", "unseen_ends"}
+    assert reckoned <= set(wire.COUNTERS)

@@ -122,22 +122,24 @@ class Destinations:
         return Scope.EXTERNAL
 
 
-def parse_cidrs(values: Sequence[str]) -> tuple[IPv4Network | IPv6Network, ...]:
-    """The networks that --vpc-cidr names, in the order given.
+def parse_cidrs(
+    values: Sequence[str], option: str = "--vpc-cidr"
+) -> tuple[IPv4Network | IPv6Network, ...]:
+    """The networks that --vpc-cidr names, in the order given; `option` is its name in errors.
 
     Host bits are cleared ("10.1.2.3/16" is 10.1.0.0/16, since that is how interfaces and consoles
     show it); an address alone is the network of that one address. Raises UsageError, naming the
     value, for anything else.
     """
-    return tuple(_parse_cidr(value) for value in values)
+    return tuple(_parse_cidr(value, option) for value in values)
 
 
-def _parse_cidr(value: str) -> IPv4Network | IPv6Network:
+def _parse_cidr(value: str, option: str) -> IPv4Network | IPv6Network:
     try:
         return ip_network(value.strip(), strict=False)
     except ValueError as error:
         raise UsageError(
-            f"--vpc-cidr {value!r} is not a network: {error}",
+            f"{option} {value!r} is not a network: {error}",
             hint="Give a range such as 10.20.0.0/16 or 2001:db8::/48.",
         ) from error
 

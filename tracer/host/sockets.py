@@ -9,9 +9,6 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Iterable
 
-COMM_BYTES = 64
-"""comm has 15 bytes for processes (TASK_COMM_LEN), up to 63 for kernel workers."""
-
 
 def owners_of(
     inodes: Collection[int], pids: Iterable[int], *, proc: str = "/proc"
@@ -35,22 +32,6 @@ def owners_of(
         if not wanted:
             break
     return owners
-
-
-def comm_of(pid: int, *, proc: str = "/proc") -> str | None:
-    r"""The short name of a process (proc_pid_comm(5)), None where it is gone or may not be read.
-
-    Untrusted: a process chooses its own. Bytes that are no UTF-8 are shown as \xNN.
-    """
-    try:
-        descriptor = os.open(f"{proc}/{pid}/comm", os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            data = os.read(descriptor, COMM_BYTES)
-        finally:
-            os.close(descriptor)
-    except OSError:
-        return None
-    return data.removesuffix(b"\n").decode("utf-8", "backslashreplace")
 
 
 def _take_held(folder: str, wanted: dict[str, int]) -> list[int]:

@@ -12,8 +12,11 @@ class Sink(Protocol):
     """An output of the trace.
 
     No method raises for a full disk, a closed pipe or a slow reader: what could not be written is
-    counted in `dropped`, and said once.
+    counted in `dropped`, and said once. `keeps_record` is whether it is a record of events, or a
+    view of them.
     """
+
+    keeps_record: bool
 
     @property
     def dropped(self) -> int:

@@ -53,6 +53,8 @@ class JsonlSink:
     All methods belong to one thread; `dropped` and `finished` may be read from any.
     """
 
+    keeps_record = True
+
     def __init__(
         self,
         target: str,

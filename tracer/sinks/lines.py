@@ -11,6 +11,7 @@ tracer itself begin with "--", so that `grep -v '^--'` leaves the changes.
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Sequence
 from typing import TextIO
@@ -19,6 +20,7 @@ from tracer import __version__
 from tracer.model import (
     NANOSECONDS,
     ChangeKind,
+    Health,
     Lifecycle,
     LifecycleKind,
     Outcome,
@@ -47,6 +49,7 @@ CLOSE_SECONDS = 2.0
 """How long close() waits for the terminal to take what is queued."""
 
 _WORDS = {ChangeKind.STUCK: "STUCK", ChangeKind.RETRANSMIT: "RETRY", ChangeKind.END: "END"}
+_NUMBER = re.compile(r"\d+")
 
 Paint = Callable[[str, str], str]
 """(text, name of a rich style) -> the text in that style."""
@@ -64,6 +67,8 @@ class LinesSink:
     is in the output. No method raises for what happens to the stream.
     """
 
+    keeps_record = False
+
     def __init__(
         self,
         stream: TextIO,
@@ -79,6 +84,7 @@ class LinesSink:
         self._summary = Summary()
         self._stuck_now = 0
         self._peak = 0
+        self._told_lacking: set[str] = set()
         self._writer = Writer(stream, notify)
 
     @property
@@ -151,10 +157,20 @@ class LinesSink:
         return [
             self._paint(f"-- synsent-trace {__version__} on {self._node}", "bold"),
             f"-- started {started}; observing through {health.backend}{hooks}",
-            *(self._paint(f"-- lacking: {safe(text)}", "yellow") for text in health.lacking),
+            *self._lacking(health),
             *message(event),
             f"-- watching; {stuck}",
         ]
+
+    def _lacking(self, health: Health) -> list[str]:
+        """What is lacking and was not told yet; some of it is found after the start."""
+        lines: list[str] = []
+        for text in health.lacking:
+            gist = _NUMBER.sub("", text)  # a count that moves is no news
+            if gist not in self._told_lacking:
+                self._told_lacking.add(gist)
+                lines.append(self._paint(f"-- lacking: {safe(text)}", "yellow"))
+        return lines
 
     def _health(self, event: Lifecycle) -> list[str]:
         alarming = losses(event.health.losses) or disagreements(event.health.crosscheck)
@@ -162,12 +178,17 @@ class LinesSink:
             f"-- {self._clock.coarse(event.wall_ns)} stuck {event.health.stuck_now}"
             f" (peak {self._peak}), {totals(event.health)}"
         )
-        return [self._paint(line, "bold yellow" if alarming else "none"), *message(event)]
+        return [
+            *self._lacking(event.health),
+            self._paint(line, "bold yellow" if alarming else "none"),
+            *message(event),
+        ]
 
     def _farewell(self, event: Lifecycle) -> list[str]:
         health = event.health
         return [
             f"-- stopped {date_and_time(event.wall_ns)} after {span(event.uptime_seconds)}",
+            *self._lacking(health),
             *message(event),
             f"-- still stuck {health.stuck_now} (peak {self._peak}), {totals(health)}",
             *(f"-- {line}".rstrip() for line in self._summary.table(self._color)),
@@ -209,7 +230,7 @@ def _unpainted(text: str, _style: str) -> str:
 
 
 def _painter() -> Paint:
-    from rich.color import ColorSystem  # late, as above
+    from rich.color import ColorSystem  # late: who wants no colour does not pay
     from rich.style import Style
 
     def paint(text: str, style: str) -> str:

@@ -20,6 +20,7 @@ from tracer.model import (
     Losses,
     Outcome,
     Report,
+    SourceName,
     errno_name,
 )
 from tracer.text import safe
@@ -99,14 +100,20 @@ def totals(health: Health) -> str:
     connects = (
         f"connects {known(rates.started)} begun, {known(rates.established)} established at once"
     )
-    crosscheck = "no cross-check"
-    if health.crosscheck.sweeps:
-        found = disagreements(health.crosscheck)
-        crosscheck = f"cross-check: {found}" if found else "cross-check agrees"
     return (
         f"became stuck {health.became_stuck}, ended: {outcomes(health.outcomes)}; {connects};"
-        f" {crosscheck}; losses: {losses(health.losses) or 'none'}"
+        f"{_crosscheck(health)} losses: {losses(health.losses) or 'none'}"
     )
+
+
+def _crosscheck(health: Health) -> str:
+    """What polling found beside the stream; nothing where polling is all there is."""
+    if health.backend is not SourceName.BPF:
+        return ""
+    if not health.crosscheck.sweeps:
+        return " no cross-check;"
+    found = disagreements(health.crosscheck)
+    return f" cross-check: {found};" if found else " cross-check agrees;"
 
 
 def outcomes(counts: Mapping[Outcome, int]) -> str:

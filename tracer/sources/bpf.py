@@ -1,37 +1,23 @@
-"""The kernel's own account of attempts, through a BPF program loaded by BCC.
-
-The only importer of bcc. BCC comes from the distribution, for the system's Python, so it is looked
-for outside this interpreter's own path too; it is plain Python over ctypes and runs anywhere.
-"""
+"""The kernel's own account of attempts, through a BPF program loaded by BCC."""
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import errno
-import importlib.util
 import os
-import sys
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from tracer.errors import NoSource, NotPermitted
 from tracer.host.rights import CAP_BPF, CAP_PERFMON, CAP_SYS_ADMIN, has_capability
 from tracer.model import NANOSECONDS, Transition
 from tracer.sources import btf, program, wire
+from tracer.sources.load_bcc import captured_stderr, import_bcc
 
 if TYPE_CHECKING:
     from tracer.settings import Limits
 
-_BCC_PLACES: Final = (
-    "/usr/lib/python3/dist-packages",
-    "/usr/lib/python3*/site-packages",
-    "/usr/lib64/python3*/site-packages",
-    "/usr/local/lib/python3*/dist-packages",
-    "/usr/local/lib/python3*/site-packages",
-)
 _MAX_WANTED_NETNS: Final = 1024
 _REQUIRED_TRACEPOINTS: Final = {
     "sock:inet_sock_set_state": b"on_set_state",
@@ -45,80 +31,6 @@ _FIRST_RETRANSMISSION_NS: Final = NANOSECONDS
 _RETRANSMISSION_GRACE_NS: Final = NANOSECONDS // 4
 
 _RING_CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int)
-
-
-def _import_bcc() -> Any:
-    """BCC's module, from this interpreter's path or the distribution's.
-
-    Raises NoSource where there is none, or where it cannot be loaded.
-    """
-    loaded = sys.modules.get("bcc")
-    if hasattr(loaded, "BPF"):
-        return loaded
-    candidates: list[Path | None] = [None]
-    for place in _BCC_PLACES:
-        root, _, pattern = place.partition("*")
-        parent = Path(root).parent
-        if not pattern:
-            candidates.append(Path(place))
-        elif parent.is_dir():
-            candidates += sorted(parent.glob(place[len(str(parent)) + 1 :]), reverse=True)
-    for candidate in candidates:
-        module = _import_bcc_from(candidate)
-        if module is not None:
-            return module
-    raise NoSource(
-        "bcc, the BPF compiler's Python module, is not installed",
-        hint="install the distribution's package (Debian, Ubuntu: python3-bpfcc; "
-        "Fedora, RHEL, Amazon Linux: python3-bcc)",
-    )
-
-
-def _import_bcc_from(folder: Path | None) -> Any:
-    """The module in this folder alone (None: on the path), None where it is not bcc."""
-    if folder is None:
-        spec = importlib.util.find_spec("bcc")
-    elif (folder / "bcc" / "__init__.py").is_file():
-        spec = importlib.util.spec_from_file_location(
-            "bcc",
-            folder / "bcc" / "__init__.py",
-            submodule_search_locations=[str(folder / "bcc")],
-        )
-    else:
-        return None
-    if spec is None or spec.loader is None:
-        return None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["bcc"] = module
-    try:
-        spec.loader.exec_module(module)
-    except (ImportError, OSError, AttributeError) as error:
-        del sys.modules["bcc"]
-        if folder is None:
-            return None
-        raise NoSource(f"bcc in {folder} cannot be loaded: {error}") from None
-    if hasattr(module, "BPF"):
-        return module
-    del sys.modules["bcc"]
-    return None
-
-
-@contextlib.contextmanager
-def _captured_stderr() -> Iterator[list[str]]:
-    """Keeps what LLVM and libbpf write to stderr: attaching by trial fails noisily."""
-    lines: list[str] = []
-    sys.stderr.flush()
-    saved = os.dup(2)
-    memory = os.memfd_create("synsent-stderr", os.MFD_CLOEXEC)
-    try:
-        os.dup2(memory, 2)
-        yield lines
-    finally:
-        os.dup2(saved, 2)
-        os.close(saved)
-        os.lseek(memory, 0, os.SEEK_SET)
-        with open(memory, encoding="utf-8", errors="replace") as captured:
-            lines += [line.strip() for line in captured if line.strip()]
 
 
 class BpfSource:
@@ -147,7 +59,7 @@ class BpfSource:
         self._records: list[bytes] = []
         self._forgotten = 0
         self._require_rights()
-        self._module = _import_bcc()
+        self._module = import_bcc()
         macros: dict[str, int | None] = {
             "MAX_ATTEMPTS": limits.max_attempts,
             "MAX_WANTED_NETNS": _MAX_WANTED_NETNS,
@@ -222,7 +134,7 @@ class BpfSource:
         flags = [f"-I{folder}", *program.define(macros)]
         messages: list[str] = []
         try:
-            with _captured_stderr() as messages:
+            with captured_stderr() as messages:
                 return self._module.BPF(text=program.source_text(folder).encode(), cflags=flags)
         except Exception as error:  # noqa: BLE001  bcc raises bare Exception
             errors = [line for line in messages if "error:" in line]
@@ -268,7 +180,7 @@ class BpfSource:
         """Attaches to a tracepoint in its raw form; what went wrong, or None."""
         messages: list[str] = []
         try:
-            with _captured_stderr() as messages:
+            with captured_stderr() as messages:
                 self._bpf.attach_raw_tracepoint(
                     tp=name.partition(":")[2].encode(), fn_name=function
                 )
@@ -278,7 +190,7 @@ class BpfSource:
 
     def _try_kprobe(self, kernel_function: bytes, function: bytes) -> bool:
         try:
-            with _captured_stderr():
+            with captured_stderr():
                 self._bpf.attach_kprobe(event=kernel_function, fn_name=function)
         except Exception:  # noqa: BLE001  bcc raises bare Exception
             return False
@@ -344,7 +256,7 @@ class BpfSource:
         return counters
 
     def overdue(self) -> dict[int, wire.RawAttempt]:
-        """Attempts by key that are past the threshold and whose timer was not seen to run out.
+        """Attempts by key that are past the threshold and whose SYN was not seen sent again.
 
         Not all of them need be in SYN_SENT still: the kernel may have skipped the probe that would
         have seen the end. Whoever reports one asks another source first.
@@ -356,7 +268,7 @@ class BpfSource:
         return {
             key: raw
             for key, raw in self._read_attempts()
-            if raw.start_ns and not raw.timeouts and now - raw.start_ns >= limit
+            if raw.start_ns and not raw.retransmitted and now - raw.start_ns >= limit
         }
 
     def forget(self, key: int, start_ns: int) -> None:
@@ -366,7 +278,7 @@ class BpfSource:
         if self._library.bpf_lookup_elem(self._attempts_fd, ctypes.byref(attempt_key), value):
             return
         (raw,) = wire.decode_attempts(value.raw)
-        if raw.start_ns != start_ns:
+        if raw.start_ns != start_ns or raw.retransmitted:
             return
         if self._library.bpf_delete_elem(self._attempts_fd, ctypes.byref(attempt_key)) == 0:
             self._forgotten += 1

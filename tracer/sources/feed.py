@@ -42,7 +42,6 @@ class Inbox:
         self._queue: queue.Queue[Batch] = queue.Queue(size)
         self._lock = threading.Lock()
         self._dropped = 0
-        self._failure: BaseException | None = None
 
     @property
     def dropped(self) -> int:
@@ -57,14 +56,8 @@ class Inbox:
             with self._lock:
                 self._dropped += len(batch.transitions) + batch.undecodable
 
-    def fail(self, error: BaseException) -> None:
-        """Says that a source has died of `error`."""
-        self._failure = error
-
     def get(self, timeout_seconds: float) -> list[Batch]:
-        """Everything that waits, after at most `timeout_seconds`. Raises a source's error."""
-        if self._failure is not None:
-            raise self._failure
+        """Everything that waits, after at most `timeout_seconds`."""
         batches: list[Batch] = []
         try:
             batches.append(self._queue.get(timeout=timeout_seconds))
@@ -75,10 +68,11 @@ class Inbox:
 
 
 class Feed:
-    """One thread that runs a source until it is stopped."""
+    """One thread that runs a source until it is stopped. `failure` is what it has died of."""
 
     def __init__(self, name: str, inbox: Inbox) -> None:
         self._inbox = inbox
+        self.failure: BaseException | None = None
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._guarded, name=name, daemon=True)
 
@@ -95,7 +89,7 @@ class Feed:
         try:
             self._run()
         except BaseException as error:  # noqa: BLE001  handed to the thread that can report it
-            self._inbox.fail(error)
+            self.failure = error
 
     def _run(self) -> None:
         raise NotImplementedError
@@ -158,11 +152,11 @@ class StreamFeed(Feed):
         self._inbox.put(batch)
 
     def _look_at_table(self) -> None:
-        """Looks for attempts that are late, if any is in SYN_SENT whose timer has not run out."""
+        """Looks for attempts that are late, if any is there whose SYN was not sent again."""
         self.counters = counters = self._source.counters()
         in_table = counters["added"] - counters["removed"]
-        timed_out = counters["timed_out"] - counters["timed_out_removed"]
-        found = self._source.overdue() if in_table > timed_out else {}
+        reported = counters["retransmitted"] - counters["retransmitted_removed"]
+        found = self._source.overdue() if in_table > reported else {}
         namespaces = self._overdue.note(found)
         if namespaces:
             self._verify(namespaces)
@@ -173,7 +167,11 @@ class StreamFeed(Feed):
 
 
 class SweepFeed(Feed):
-    """Sweeps at an interval, and when asked; each sweep goes to `deliver`."""
+    """Sweeps at an interval, and when asked; each sweep goes to `deliver`.
+
+    `watched` are the namespaces of attempts that are believed to be stuck: they are always read.
+    `unseen` says what the last sweep could not see.
+    """
 
     def __init__(
         self,
@@ -191,6 +189,7 @@ class SweepFeed(Feed):
         self._asked_for: set[int] = set()
         self._asked = threading.Event()
         self.unseen = ""
+        self.watched: frozenset[int] = frozenset()
 
     def ask(self, namespaces: frozenset[int]) -> None:
         """Asks for a sweep soon, that reads these namespaces whatever their counters say."""
@@ -226,7 +225,7 @@ class SweepFeed(Feed):
         with self._lock:
             self._asked.clear()
             asked, self._asked_for = frozenset(self._asked_for), set()
-        return asked
+        return asked | self.watched
 
     def _describe_unseen(self) -> str:
         """What the last sweep could not see; empty where it saw everything."""

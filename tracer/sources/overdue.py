@@ -11,13 +11,14 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import Final
+from typing import Final, NamedTuple
 
 from tracer.model import NANOSECONDS, Flow, Sweep, SweptSocket, Transition, TransitionKind
 from tracer.sources import wire
 
-# Between the start that the kernel recorded and the one that a sweep derives from the timer.
-_SLACK_NS: Final = NANOSECONDS // 2
+# Between the start that the kernel recorded and the one that a sweep derives from the timer, which
+# is exact to a few clock ticks while the timer has hardly run out yet.
+_SLACK_NS: Final = NANOSECONDS // 10
 
 _Route = tuple[int | None, str, str, int | None]
 
@@ -26,29 +27,43 @@ def _route(flow: Flow) -> _Route:
     return flow.netns, flow.source.address, flow.destination.address, flow.destination.port
 
 
+class _Told(NamedTuple):
+    """An entry that was confirmed, and the socket that it is: no other entry can be that one."""
+
+    started_ns: int
+    route: _Route
+    port: int | None
+
+
 class Overdue:
     """Entries that wait for a sweep, and those that one has confirmed. For one thread."""
 
     def __init__(self) -> None:
         self._waiting: dict[int, Transition] = {}
-        self._told: dict[int, int] = {}
+        self._absent: set[int] = set()
+        self._told: dict[int, _Told] = {}
 
     def note(self, found: Mapping[int, wire.RawAttempt]) -> frozenset[int]:
         """Takes all entries that are late now; returns the namespaces that must be looked into.
 
         What is no longer among them has ended, or its timer has run out, which is reported.
         """
-        self._told = {key: start for key, start in self._told.items() if key in found}
+        self._told = {
+            key: told
+            for key, told in self._told.items()
+            if key in found and found[key].start_ns == told.started_ns
+        }
         now = time.monotonic_ns()
         waiting: dict[int, Transition] = {}
         for key, raw in found.items():
-            if self._told.get(key) == raw.start_ns:
+            if key in self._told:
                 continue
             known = self._waiting.get(key)
             if known is None or known.started_ns != raw.start_ns:
                 known = wire.transition_of(raw, TransitionKind.OVERDUE, key, now)
             waiting[key] = known
         self._waiting = waiting
+        self._absent &= waiting.keys()
         return frozenset(
             known.flow.netns for known in waiting.values() if known.flow.netns is not None
         )
@@ -64,21 +79,28 @@ class Overdue:
             netns = known.flow.netns
             if known.time_ns < sweep.started_ns and (netns in sweep.looked or netns in sweep.gone):
                 settled.setdefault(_route(known.flow), []).append((key, known))
+        taken = {(told.route, told.port) for told in self._told.values()}
         swept_by_route: dict[_Route, list[SweptSocket]] = {route: [] for route in settled}
         for swept in sweep.sockets:
             route = _route(swept.flow)
-            if route in swept_by_route:
+            if route in swept_by_route and (route, swept.flow.source.port) not in taken:
                 swept_by_route[route].append(swept)
         confirmed: list[Transition] = []
         ended: list[tuple[int, int]] = []
         for route, entries in settled.items():
             for key, known, match in _pair(entries, swept_by_route[route]):
+                if match is None and key not in self._absent:
+                    self._absent.add(key)  # a dump may miss a socket: ask once more
+                    continue
                 del self._waiting[key]
+                self._absent.discard(key)
                 if match is None:
                     ended.append((key, known.started_ns or 0))
                     continue
-                self._told[key] = known.started_ns or 0
-                confirmed.append(replace(known, flow=match.flow))
+                self._told[key] = _Told(known.started_ns or 0, route, match.flow.source.port)
+                # Without a timer no SYN is under way: TCP Fast Open waits for the first write.
+                if match.next_retry_ns is not None:
+                    confirmed.append(replace(known, flow=match.flow))
         return confirmed, ended
 
 
@@ -97,7 +119,12 @@ def _pair(
             without_port.append((key, known))
         else:
             yield key, known, by_port.pop(known.flow.source.port, None)
-    free = sorted(by_port.values(), key=lambda swept: swept.started_ns or 0)
+    # A socket without a timer has no start to go by: it is what is left over.
+    timerless = [swept for swept in by_port.values() if swept.started_ns is None]
+    free = sorted(
+        (swept for swept in by_port.values() if swept.started_ns is not None),
+        key=lambda swept: swept.started_ns or 0,
+    )
     position = 0
     for key, known in sorted(without_port, key=lambda entry: entry[1].started_ns or 0):
         start = known.started_ns or 0
@@ -107,4 +134,6 @@ def _pair(
         if position < len(free) and (free[position].started_ns or start) <= start + _SLACK_NS:
             match = free[position]
             position += 1
+        elif timerless:
+            match = timerless.pop()
         yield key, known, match

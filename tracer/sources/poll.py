@@ -2,10 +2,10 @@
 
 One look into a namespace walks the socket table of the whole host. So a namespace is looked into
 only when a counter in its /proc/PID/net/netstat moved, and for as long as it holds stuck attempts.
-Nothing that is stuck escapes, for its retransmission timer has run out, and then either a SYN is
-sent again (TCPSynRetrans) or the first one is found still waiting on this host, as it does for a
-neighbour that does not answer (TCPSpuriousRtxHostQueues). A namespace where both are zero has never
-had an attempt that was stuck.
+Nothing that is stuck escapes, for its retransmission timer has run out, and then a SYN is sent
+again (TCPSynRetrans), or the first one is found still waiting on this host, as it does for a
+neighbour that does not answer (TCPSpuriousRtxHostQueues), or none can be sent any more, for the
+route is gone (TCPTimeouts). A namespace where all are zero never had a stuck attempt.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from tracer.sources.sock_diag import Diagnosed, SockDiag
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
 
-_COUNTERS: Final = (b"TCPSynRetrans", b"TCPSpuriousRtxHostQueues")
+_COUNTERS: Final = (b"TCPSynRetrans", b"TCPSpuriousRtxHostQueues", b"TCPTimeouts")
 # A namespace that vanishes while it is looked at is no failure.
 _GONE: Final = (errno.ENOENT, errno.ESRCH, errno.EINVAL)
 # A namespace's end is said so often that a listener who wants to hear it twice does.
@@ -43,7 +43,7 @@ class TimeoutCounter:
         """The counters' sum since the namespace was made.
 
         Raises OSError where it is gone or refused, ValueError where the kernel lacks one of them
-        (both came with Linux 3.15).
+        (all came by Linux 3.15).
         """
         if namespace.pids:
             return self._parse(f"/proc/{namespace.pids[0]}/net/netstat")
@@ -122,7 +122,6 @@ class Poller:
             try:
                 idle = self._nothing_can_be_stuck(namespace)
                 if idle and namespace.inode not in also:
-                    looked.add(namespace.inode)
                     continue
                 found, connected = self._look(namespace)
             except OSError as error:
@@ -226,11 +225,11 @@ class Poller:
         return [entry.swept for entry in found.values()], connected
 
     def _look_in_proc(self, namespace: Namespace) -> tuple[list[SweptSocket], set[int]]:
-        if not namespace.pids:
-            raise OSError(
-                errno.EACCES, "a namespace without a process cannot be read through /proc"
-            )
-        found, states = procfs.read_namespace(f"/proc/{namespace.pids[0]}", namespace.inode)
+        if namespace.pids:
+            found, states = procfs.read_namespace(f"/proc/{namespace.pids[0]}", namespace.inode)
+        else:
+            with enter(namespace.path):
+                found, states = procfs.read_namespace("/proc/thread-self", namespace.inode)
         present = {swept.cookie for swept in found}
         known = self._known_inodes.get(namespace.inode, {})
         connected = {

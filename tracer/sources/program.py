@@ -32,6 +32,7 @@ REQUIRED_MEMBERS: Final = {
     "OFF_SOCK_ERR_SOFT": "sock.sk_err_soft",
     "OFF_INET_SADDR": "inet_sock.inet_saddr",
     "OFF_INET_SPORT": "inet_sock.inet_sport",
+    "OFF_ICSK_BACKOFF": "inet_connection_sock.icsk_backoff",
     "OFF_TCP_SEGS_OUT": "tcp_sock.segs_out",
     "OFF_TCP_TOTAL_RETRANS": "tcp_sock.total_retrans",
     "OFF_TCP_RETRANS_STAMP": "tcp_sock.retrans_stamp",

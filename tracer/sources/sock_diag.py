@@ -185,6 +185,7 @@ class SockDiag:
             started_ns=started,
             last_syn_ns=last_syn if retransmissions else None,
             next_retry_ns=next_retry,
+            backoff=backoff,
         )
         return Diagnosed(family, sockid, state, swept)
 

@@ -31,11 +31,12 @@ _ATTEMPT: Final = (
     ("sport", "H"),
     ("dport", "H"),
     ("seen_start", "B"),
-    ("pad", "B"),
+    ("backoff", "B"),
     ("saddr", "16s"),
     ("daddr", "16s"),
     ("comm", "16s"),
-    ("pad2", "4s"),
+    ("retransmitted", "B"),
+    ("pad", "3s"),
 )
 _EVENT_HEAD: Final = (
     ("time_ns", "Q"),
@@ -53,8 +54,8 @@ COUNTERS: Final = (
     "reported_end",
     "added",
     "removed",
-    "timed_out",
-    "timed_out_removed",
+    "retransmitted",
+    "retransmitted_removed",
     "unseen_ends",
     "untracked",
     "ring_full",
@@ -86,11 +87,12 @@ class RawAttempt(NamedTuple):
     sport: int
     dport: int
     seen_start: int
-    pad: int
+    backoff: int
     saddr: bytes
     daddr: bytes
     comm: bytes
-    pad2: bytes
+    retransmitted: int
+    pad: bytes
 
 
 ATTEMPT: Final = struct.Struct("@" + _format(_ATTEMPT))
@@ -177,6 +179,7 @@ def transition_of(
         syns_sent=0 if no_syn_sent else raw.retransmissions + 1,
         last_syn_ns=(raw.last_timeout_ns or None) if raw.retransmissions else None,
         next_retry_ns=raw.next_retry_ns or None,
+        backoff=raw.backoff,
         new_state=new_state,
         errno=errno,
         soft_errno=soft_errno,
