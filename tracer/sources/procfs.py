@@ -1,25 +1,19 @@
 """Sockets of one network namespace, read from /proc/PID/net/tcp and tcp6.
 
-What is left where netlink is refused. The format is that of tcp4_seq_show() and tcp6_seq_show() in
-the Linux tree: addresses are words of 32 bits in the machine's byte order, printed in hexadecimal;
-times are clock ticks (USER_HZ).
+What is left where netlink is refused. The format is told in proctable.
 """
 
 from __future__ import annotations
 
-import os
-import socket
 import sys
 import time
 from collections.abc import Iterable, Iterator
 from typing import Final
 
-from tracer.model import Endpoint, Flow, Owner, SweptSocket, TcpState
+from tracer.model import Flow, Owner, SweptSocket, TcpState
+from tracer.sources.proctable import TICKS_PER_SECOND, TIMER_RETRANSMIT, decode_endpoint
 from tracer.sources.timeline import doublings_of, timeline
 
-_TICKS_PER_SECOND: Final = os.sysconf("SC_CLK_TCK")
-_TIMER_RETRANSMIT: Final = 1
-_V4_MAPPED: Final = bytes(10) + b"\xff\xff"
 _FEWEST_FIELDS: Final = 10
 _INTERVAL_FIELD: Final = 12
 
@@ -71,16 +65,16 @@ def parse_lines(
 
 
 def _swept(fields: list[str], inode: int, netns: int, now_ns: int, byteorder: str) -> SweptSocket:
-    source, source_mapped = _endpoint(fields[1], byteorder)
-    destination, mapped = _endpoint(fields[2], byteorder)
+    source, source_mapped = decode_endpoint(fields[1], byteorder)
+    destination, mapped = decode_endpoint(fields[2], byteorder)
     timer, _, when = fields[5].partition(":")
     retransmissions = int(fields[6], 16)
     started = last_syn = next_retry = None
-    if int(timer, 16) == _TIMER_RETRANSMIT and len(fields) > _INTERVAL_FIELD:
-        interval_ms = int(fields[_INTERVAL_FIELD]) * 1000 // _TICKS_PER_SECOND
+    if int(timer, 16) == TIMER_RETRANSMIT and len(fields) > _INTERVAL_FIELD:
+        interval_ms = int(fields[_INTERVAL_FIELD]) * 1000 // TICKS_PER_SECOND
         started, last_syn, next_retry = timeline(
             now_ns=now_ns,
-            expires_ms=int(when, 16) * 1000 // _TICKS_PER_SECOND,
+            expires_ms=int(when, 16) * 1000 // TICKS_PER_SECOND,
             interval_ms=interval_ms,
             # Not printed; the interval starts at one second and only ever doubles.
             doublings=doublings_of(interval_ms),
@@ -101,16 +95,3 @@ def _swept(fields: list[str], inode: int, netns: int, now_ns: int, byteorder: st
         last_syn_ns=last_syn,
         next_retry_ns=next_retry,
     )
-
-
-def _endpoint(text: str, byteorder: str) -> tuple[Endpoint, bool]:
-    """An endpoint, and whether its address is IPv4 in an IPv6 socket."""
-    address, _, port = text.partition(":")
-    packed = bytes.fromhex(address)
-    if byteorder == "little":
-        packed = b"".join(packed[i : i + 4][::-1] for i in range(0, len(packed), 4))
-    mapped = len(packed) == 16 and packed.startswith(_V4_MAPPED)
-    if mapped:
-        packed = packed[12:]
-    family = socket.AF_INET if len(packed) == 4 else socket.AF_INET6
-    return Endpoint(socket.inet_ntop(family, packed), int(port, 16) or None), mapped

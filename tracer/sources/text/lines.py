@@ -1,0 +1,67 @@
+"""Lines of text out of any bytes, in bounded memory."""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Iterator
+from typing import IO, Final
+
+from tracer.errors import InputError
+from tracer.sources.text.reader import MAX_LINE
+
+_BLOCK: Final = 256 * 1024
+
+
+def file_lines(path: str) -> Iterator[str]:
+    """Lines of a file. Raises InputError where it cannot be opened or read."""
+    try:
+        with open(path, "rb") as stream:
+            yield from text_lines(stream, path)
+    except OSError as error:
+        raise _unreadable(path, error) from error
+
+
+def text_lines(stream: IO[bytes], name: str) -> Iterator[str]:
+    r"""Lines of a stream, without their "\n". Bytes that are no UTF-8 become U+FFFD.
+
+    Of a line longer than MAX_LINE bytes at least MAX_LINE + 1 characters are given: enough to see
+    that it is too long. Raises InputError where the stream cannot be read.
+    """
+    rest = b""
+    skipping = False
+    for block in _blocks(stream, name):
+        if skipping:
+            _, newline, block = block.partition(b"\n")  # noqa: PLW2901
+            if not newline:
+                continue
+            skipping = False
+        whole, newline, rest = (rest + block).rpartition(b"\n")
+        if newline:
+            yield from whole.decode(errors="replace").split("\n")
+        if len(rest) > MAX_LINE:
+            # Escapes keep every byte at least one character long.
+            yield rest[: MAX_LINE + 1].decode("ascii", errors="backslashreplace")
+            rest = b""
+            skipping = True
+    if rest:
+        yield rest.decode(errors="replace")
+
+
+def _blocks(stream: IO[bytes], name: str) -> Iterator[bytes]:
+    first = True
+    while True:
+        try:
+            block = stream.read(_BLOCK)
+        except OSError as error:
+            raise _unreadable(name, error) from error
+        if not block:
+            return
+        yield block.removeprefix(codecs.BOM_UTF8) if first else block
+        first = False
+
+
+def _unreadable(name: str, error: OSError) -> InputError:
+    return InputError(
+        f"cannot read {name}: {error.strerror or error}",
+        hint="Check the file's name and permissions.",
+    )
