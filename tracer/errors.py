@@ -38,3 +38,15 @@ class InputError(SynsentError):
     """Something that was to be read could not be."""
 
     exit_code = 5
+
+
+class KubeError(SynsentError):
+    """The Kubernetes API, or a container through it, could not be asked."""
+
+    exit_code = 5
+
+
+class KubeForbidden(KubeError):
+    """The API server refuses what was asked to this user."""
+
+    exit_code = 3

@@ -1,0 +1,507 @@
+"""Asks the Kubernetes API what a pod is, and opens connections to it.
+
+The only importer of the `kubernetes` client, and only once a client is made: loading it takes some
+0.3 s and 30 MB. Its exceptions are translated here, without the bodies of answers, which may hold
+secrets: what a message needs is taken out of them by patterns.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import logging
+import os
+import re
+import socket
+import ssl
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from http import HTTPStatus
+from pathlib import Path
+from types import MappingProxyType, TracebackType
+from typing import TYPE_CHECKING, Final, Self, TypeVar
+from urllib.parse import SplitResult, urlsplit
+
+from tracer import __version__
+from tracer.errors import InputError, KubeError, KubeForbidden
+from tracer.text import safe
+
+if TYPE_CHECKING:
+    from kubernetes.client import Configuration
+
+_Answer = TypeVar("_Answer")
+
+CONNECT_SECONDS: Final = 5.0
+"""A connect that takes longer is stuck: its first two retransmissions went unanswered."""
+READ_SECONDS: Final = 10.0
+"""For an answer: admission webhooks, which may have to be asked first, have 10 s by default."""
+
+SERVICE_ACCOUNT: Final = "/var/run/secrets/kubernetes.io/serviceaccount"
+DEFAULT_KUBECONFIG: Final = "~/.kube/config"
+
+POD_ENI: Final = "vpc.amazonaws.com/pod-eni"
+"""Branch network interfaces of a pod with security groups of its own (Amazon VPC CNI), in JSON."""
+KEPT_ANNOTATIONS: Final = frozenset({POD_ENI})
+_DEFAULT_CONTAINER: Final = "kubectl.kubernetes.io/default-container"
+
+# The API server's words for a refusal by RBAC (k8s.io/apiserver, responsewriters/errors.go).
+_RBAC_REFUSAL = re.compile(r'User "(?P<user>[^"]{1,256})" cannot (?P<verb>[a-z]+) resource "')
+_ADMISSION_REFUSAL = re.compile(r"denied the request|ValidatingAdmissionPolicy|denied request")
+_REASON = re.compile(r"[A-Za-z]{1,64}")  # metav1.StatusReason: one CamelCase word
+_MAX_COMPLAINT_CHARACTERS: Final = 300
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerInfo:
+    """A container of a pod. `id` is 64 hex digits, None until it was started once."""
+
+    name: str
+    id: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class PodOwner:
+    """The object that controls a pod: ReplicaSet, StatefulSet, DaemonSet, Job, Node."""
+
+    kind: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class PodInfo:
+    """What the API tells of a pod; None is unknown or not yet decided.
+
+    pod_ips            all of them, `pod_ip` first; with `host_network` they are the node's own
+    containers         in the order of the specification: the pod's own, then init containers
+                       (sidecars are among these), then ephemeral ones
+    default_container  the one that kubectl would take without -c
+    annotations        the few of KEPT_ANNOTATIONS
+    """
+
+    namespace: str
+    name: str
+    uid: str
+    node: str | None
+    pod_ip: str | None
+    pod_ips: tuple[str, ...]
+    host_network: bool
+    phase: str | None
+    containers: tuple[ContainerInfo, ...]
+    default_container: str | None
+    annotations: Mapping[str, str]
+    owner: PodOwner | None
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What is asked of the API, for messages: "pods/exec", "create", of that pod."""
+
+    resource: str
+    verb: str
+    namespace: str
+    name: str
+
+
+def connect(kubeconfig: str | None) -> KubeClient:
+    """A client for the cluster of `kubeconfig`; without one, of this pod, else of this user.
+
+    This pod's cluster is known by its service account, the user's by $KUBECONFIG or
+    ~/.kube/config, as for kubectl. Nothing is sent yet, but a credential plugin may run, for as
+    long as it likes. Raises InputError where there is no usable configuration, saying what was
+    looked at.
+    """
+    from kubernetes.client import Configuration
+
+    configuration = Configuration()
+    # One attempt is one attempt: urllib3 would multiply the time to connect by four.
+    configuration.retries = False
+    if kubeconfig is not None:
+        _load_kubeconfig(kubeconfig, configuration)
+    elif (why_not := _load_service_account(configuration)) is not None:
+        found = os.environ.get("KUBECONFIG") or DEFAULT_KUBECONFIG
+        if not any(Path(path).expanduser().exists() for path in found.split(":") if path):
+            named = "$KUBECONFIG" if os.environ.get("KUBECONFIG") else "the default kubeconfig"
+            raise InputError(
+                f"no access to a Kubernetes cluster: {why_not}; {named} {found} does not exist",
+                hint="give a kubeconfig with --kubeconfig, or run in a pod with a service account",
+            )
+        _load_kubeconfig(found, configuration)
+    return KubeClient(configuration)
+
+
+class KubeClient:
+    """A connection to one API server, to be closed. Not for several threads at once."""
+
+    def __init__(self, configuration: Configuration) -> None:
+        from kubernetes.client import ApiClient, CoreV1Api
+
+        self._configuration = configuration
+        self._api = ApiClient(configuration)
+        self._api.user_agent = f"synsent-trace/{__version__}"
+        self._core = CoreV1Api(self._api)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._api.rest_client.pool_manager.clear()  # not in every release's own close()
+        self._api.close()
+
+    @property
+    def url(self) -> SplitResult:
+        """Of the API server. Behind a gateway it may have a path that goes before /api."""
+        return urlsplit(str(self._configuration.host))
+
+    @property
+    def server(self) -> str:
+        """The API server as messages name it: without a user or password in its URL."""
+        return f"{self.url.scheme}://{self.url.netloc.rpartition('@')[2]}"
+
+    def pod(self, namespace: str, name: str) -> PodInfo:
+        """The pod as the API server knows it now.
+
+        Raises KubeForbidden where that is not permitted, KubeError where there is no such pod or
+        the server cannot be asked.
+        """
+        asked = Request("pods", "get", namespace, name)
+        return parse_pod(self.ask(asked, lambda: self._read_pod(namespace, name)), namespace, name)
+
+    def _read_pod(self, namespace: str, name: str) -> object:
+        import urllib3
+
+        with warnings.catch_warnings():
+            # Whoever turned the check of certificates off in the kubeconfig knows.
+            warnings.simplefilter("ignore", urllib3.exceptions.InsecureRequestWarning)
+            # Without the library's models, which it would first have to load, all of them.
+            answer = self._core.read_namespaced_pod(
+                name,
+                namespace,
+                _preload_content=False,
+                _request_timeout=(CONNECT_SECONDS, READ_SECONDS),
+            )
+            return json.loads(answer.data)
+
+    def authorization(self) -> dict[str, str]:
+        """The headers by which the API server knows who asks; a token is renewed when due."""
+        settings = self._configuration.auth_settings().values()
+        return {str(one["key"]): str(one["value"]) for one in settings if one.get("value")}
+
+    def dial(self, limit_seconds: float) -> socket.socket:
+        """A connected socket to the API server, through its proxy and with TLS where configured.
+
+        A connect gets CONNECT_SECONDS, later reads READ_SECONDS, neither more than
+        `limit_seconds`. For what the client library cannot do with a timeout: see tracer.kube.exec.
+        """
+        url, proxy = self.url, self._proxy()
+        host = url.hostname or ""
+        port = url.port or (443 if url.scheme == "https" else 80)
+        tls = self._tls() if url.scheme == "https" else None
+        if proxy is None:
+            connection = http.client.HTTPConnection(host, port)
+        else:
+            connection = http.client.HTTPConnection(proxy.hostname or "", proxy.port or 80)
+            connection.set_tunnel(host, port, headers=self._configuration.proxy_headers or {})
+        connection.timeout = min(CONNECT_SECONDS, limit_seconds)
+        connection.connect()
+        connected = connection.sock
+        connected.settimeout(min(READ_SECONDS, limit_seconds))
+        if tls is None:
+            return connected
+        return tls.wrap_socket(
+            connected, server_hostname=self._configuration.tls_server_name or host
+        )
+
+    def ask(self, asked: Request, call: Callable[[], _Answer]) -> _Answer:
+        """What `call` returns, with whatever library and network raise turned into a KubeError.
+
+        It is raised once the original is gone: that holds the answer's body, and by its frames
+        keeps the connection open.
+        """
+        import urllib3
+        from kubernetes.client import ApiException
+        from kubernetes.config import ConfigException
+
+        try:
+            return call()
+        except ApiException as error:
+            if error.status:
+                problem = self.refusal(error.status, error.body, asked)
+            else:
+                problem = self._unreachable(error)
+        except json.JSONDecodeError:
+            problem = KubeError(
+                f"{self.server} answered with something that is no JSON",
+                hint="is that address an API server, or a login page in front of one?",
+            )
+        except (
+            urllib3.exceptions.HTTPError,
+            http.client.HTTPException,
+            ConfigException,
+            OSError,
+            ValueError,
+        ) as error:
+            problem = self._unreachable(error)
+        raise problem
+
+    def refusal(self, status: int, body: str | bytes | None, asked: Request) -> KubeError:
+        """The error for an answer that is not a success, with nothing of its body but known words.
+
+        `body` is a metav1.Status in JSON, or plain text of a proxy or kubelet.
+        """
+        answer = parse_status(body)
+        pod = f"{asked.namespace}/{asked.name}"
+        if status == HTTPStatus.UNAUTHORIZED:
+            return KubeError(
+                f"{self.server} does not accept the credentials",
+                hint="they may have expired: log in again, or check the user of the kubeconfig",
+            )
+        if status == HTTPStatus.FORBIDDEN:
+            return self._forbidden(_text(answer.get("message")) or "", asked)
+        if status == HTTPStatus.NOT_FOUND:
+            return KubeError(
+                f"no pod {pod} in the cluster of {self.server}",
+                hint="it may have been replaced: `kubectl get pods "
+                f"-n {asked.namespace}` lists those there are",
+            )
+        reason = _text(answer.get("reason"))
+        if reason is None or not _REASON.fullmatch(reason):
+            reason = http.client.responses.get(status, "no reason given")
+        return KubeError(
+            f"{self.server} answered {status} ({reason}) to {asked.resource}: {asked.verb} "
+            f"of pod {pod}"
+        )
+
+    def _forbidden(self, message: str, asked: Request) -> KubeError:
+        what = f"{asked.resource}: {asked.verb} in namespace {asked.namespace}"
+        if (refusal := _RBAC_REFUSAL.search(message)) is not None:
+            user = refusal["user"]
+            what = f"{asked.resource}: {refusal['verb']} in namespace {asked.namespace}"
+            if user == "system:anonymous":
+                return KubeForbidden(
+                    f"not permitted: {what}: {self.server} was given no credentials",
+                    hint="check the user of the kubeconfig; its credential plugin may have failed",
+                )
+            what += f", to {safe(user)}"
+        elif _ADMISSION_REFUSAL.search(message):
+            return KubeForbidden(
+                f"not permitted: {what}: an admission policy of the cluster denies it",
+                hint="run on the pod's node instead, where its sockets can be read without exec",
+            )
+        resource, _, subresource = asked.resource.partition("/")
+        # Over WebSocket exec is a GET, authorized as such; 1.35 asks for create besides
+        # (AuthorizePodWebsocketUpgradeCreatePermission, kubernetes/kubernetes pull 134577).
+        verbs = "the verbs get and create" if subresource else f"the verb {asked.verb}"
+        option = f" --subresource={subresource}" if subresource else ""
+        return KubeForbidden(
+            f"not permitted: {what}",
+            hint=f"ask for a Role with {verbs} on {asked.resource}; `kubectl auth can-i "
+            f"{'create' if subresource else asked.verb} {resource}{option} -n {asked.namespace}` "
+            "tells whether it is granted",
+        )
+
+    def _unreachable(self, error: Exception) -> KubeError:
+        return KubeError(
+            f"cannot ask the API server {self.server}: {why(error)}",
+            hint="check that its address can be reached from here and is the one of the "
+            "kubeconfig's current context",
+        )
+
+    def _tls(self) -> ssl.SSLContext:
+        configuration = self._configuration
+        context = ssl.create_default_context(
+            cafile=configuration.ssl_ca_cert,
+            cadata=getattr(configuration, "ca_cert_data", None),  # not in releases before 36
+        )
+        if not configuration.verify_ssl:
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE
+        if configuration.cert_file:
+            context.load_cert_chain(configuration.cert_file, configuration.key_file)
+        return context
+
+    def _proxy(self) -> SplitResult | None:
+        from requests.utils import should_bypass_proxies  # as the client library decides it
+
+        configuration = self._configuration
+        if not configuration.proxy or should_bypass_proxies(
+            configuration.host, configuration.no_proxy
+        ):
+            return None
+        return urlsplit(str(configuration.proxy))
+
+
+def why(error: BaseException) -> str:
+    """What went wrong on the network, in words: the first cause that the system itself named."""
+    causes = [error]
+    while (cause := causes[-1].__cause__ or causes[-1].__context__) is not None:
+        if cause in causes:
+            break
+        causes.append(cause)
+    for cause in causes:
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return f"its certificate is not trusted: {cause.verify_message}"
+        if isinstance(cause, ssl.SSLError):
+            return f"TLS failed: {cause.reason or 'the connection was closed'}"
+        if isinstance(cause, TimeoutError):
+            return f"no answer (a connect gets {CONNECT_SECONDS:g} s, an answer {READ_SECONDS:g} s)"
+        if isinstance(cause, OSError) and cause.strerror:
+            return cause.strerror
+    return type(error).__name__
+
+
+def parse_status(body: str | bytes | None) -> Mapping[str, object]:
+    """A metav1.Status as far as it is one; empty where it is none."""
+    try:
+        return _mapping(json.loads(body or ""))
+    except ValueError:
+        return {}
+
+
+def parse_pod(document: object, namespace: str, name: str) -> PodInfo:
+    """A v1 Pod, as decoded from JSON. Raises KubeError where it is not that pod."""
+    pod = _mapping(document)
+    metadata, spec, status = (_mapping(pod.get(key)) for key in ("metadata", "spec", "status"))
+    uid = _text(metadata.get("uid"))
+    if metadata.get("name") != name or metadata.get("namespace") != namespace or uid is None:
+        raise KubeError(f"the API server's answer for pod {namespace}/{name} is not that pod")
+    ids = {
+        _text(one.get("name")): _container_id(one.get("containerID"))
+        for kind in ("containerStatuses", "initContainerStatuses", "ephemeralContainerStatuses")
+        for one in _mappings(status.get(kind))
+    }
+    names = [
+        container
+        for kind in ("containers", "initContainers", "ephemeralContainers")
+        for one in _mappings(spec.get(kind))
+        if (container := _text(one.get("name"))) is not None
+    ]
+    annotations = {
+        key: value
+        for key, value in _mapping(metadata.get("annotations")).items()
+        if isinstance(value, str)
+    }
+    default = annotations.get(_DEFAULT_CONTAINER)
+    first_ip = _text(status.get("podIP"))
+    ips = (first_ip, *(_text(one.get("ip")) for one in _mappings(status.get("podIPs"))))
+    return PodInfo(
+        namespace=namespace,
+        name=name,
+        uid=uid,
+        node=_text(spec.get("nodeName")),
+        pod_ip=first_ip,
+        pod_ips=tuple(dict.fromkeys(ip for ip in ips if ip is not None)),
+        host_network=spec.get("hostNetwork") is True,
+        phase=_text(status.get("phase")),
+        containers=tuple(ContainerInfo(each, ids.get(each)) for each in names),
+        default_container=default if default in names else next(iter(names), None),
+        annotations=MappingProxyType(
+            {key: value for key, value in annotations.items() if key in KEPT_ANNOTATIONS}
+        ),
+        owner=_owner(metadata),
+    )
+
+
+def _owner(metadata: Mapping[str, object]) -> PodOwner | None:
+    for one in _mappings(metadata.get("ownerReferences")):
+        kind, name = _text(one.get("kind")), _text(one.get("name"))
+        if one.get("controller") is True and kind is not None and name is not None:
+            return PodOwner(kind, name)
+    return None
+
+
+def _container_id(value: object) -> str | None:
+    """The id behind the runtime's name: "containerd://<64 hex digits>"."""
+    text = _text(value)
+    return None if text is None else text.rpartition("://")[2]
+
+
+def _mapping(value: object) -> Mapping[str, object]:
+    return value if isinstance(value, dict) else {}
+
+
+def _mappings(value: object) -> list[Mapping[str, object]]:
+    return [one for one in value if isinstance(one, dict)] if isinstance(value, list) else []
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) and value else None
+
+
+def _load_service_account(configuration: Configuration) -> str | None:
+    """Configure for the cluster that this process runs in; returns why not, where it does not."""
+    from kubernetes.config import ConfigException
+    from kubernetes.config.incluster_config import InClusterConfigLoader
+
+    if not os.environ.get("KUBERNETES_SERVICE_HOST"):
+        return "this is no pod ($KUBERNETES_SERVICE_HOST is not set)"
+    try:
+        InClusterConfigLoader(
+            token_filename=f"{SERVICE_ACCOUNT}/token", cert_filename=f"{SERVICE_ACCOUNT}/ca.crt"
+        ).load_and_set(configuration)
+    except (ConfigException, OSError) as error:
+        return f"this pod has no usable service account in {SERVICE_ACCOUNT} ({error})"
+    return None
+
+
+def _load_kubeconfig(path: str, configuration: Configuration) -> None:
+    """Configure from a kubeconfig file, or several with colons between. Raises InputError."""
+    import yaml
+    from kubernetes.config import ConfigException, load_kube_config
+
+    try:
+        if ":" not in path:
+            Path(path).expanduser().stat()  # the library passes over what is not there
+        with _complaints() as complaints:
+            # It would write renewed tokens back into the file; the tracer only reads.
+            load_kube_config(path, client_configuration=configuration, persist_config=False)
+    except OSError as error:
+        named = f"kubeconfig {path}"
+        if error.filename not in {None, path, str(Path(path).expanduser())}:
+            named = f"{error.filename} of {named}"  # the file of a token
+        raise InputError(f"cannot read {named}: {error.strerror}") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = "" if mark is None else f", line {mark.line + 1}"
+        raise InputError(f"kubeconfig {path} is not YAML{where}") from None
+    except ConfigException as error:
+        # It quotes what it could not use from the first bracket on: users with their tokens.
+        told = re.split(r"[\[{]", str(error), maxsplit=1)[0].strip()
+        raise InputError(f"cannot use kubeconfig {path}: {told}") from None
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise InputError(f"{path} is not a kubeconfig") from None
+    if complaints and not (configuration.api_key or configuration.cert_file):
+        told = safe(" ".join(complaints[0].split()))[:_MAX_COMPLAINT_CHARACTERS]
+        raise InputError(
+            f"the credential plugin of kubeconfig {path} gave no credentials: {told}",
+            hint="run it by hand, or any kubectl command, to see what it needs",
+        )
+
+
+@contextmanager
+def _complaints() -> Iterator[list[str]]:
+    """What is logged as an error meanwhile, instead of on stderr.
+
+    The library logs that a credential plugin failed and goes on without credentials.
+    """
+    messages: list[str] = []
+
+    class Keep(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            messages.append(record.getMessage())
+
+    keep, root = Keep(logging.ERROR), logging.getLogger()
+    root.addHandler(keep)
+    try:
+        yield messages
+    finally:
+        root.removeHandler(keep)
