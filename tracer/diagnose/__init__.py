@@ -1,0 +1,1 @@
+"""What an observation means, and what to do about it."""

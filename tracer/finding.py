@@ -1,0 +1,133 @@
+"""What a one-shot check found: immutable values, None where something is unknown."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tracer.model import Destination, Endpoint, Flow, Process
+
+
+@dataclass(frozen=True, slots=True)
+class PodIdentity:
+    """What is known of a pod. `eni_id` is its own network interface, where it has one."""
+
+    namespace: str | None = None
+    name: str | None = None
+    uid: str | None = None
+    node: str | None = None
+    eni_id: str | None = None
+
+    @property
+    def label(self) -> str | None:
+        """NAMESPACE/NAME, else the uid."""
+        if self.namespace is not None and self.name is not None:
+            return f"{self.namespace}/{self.name}"
+        return self.uid
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One connection in SYN_SENT. `syns_sent` counts the first SYN too."""
+
+    flow: Flow
+    destination: Destination
+    age_seconds: float | None = None
+    syns_sent: int | None = None
+    next_retry_seconds: float | None = None
+    uid: int | None = None
+    process: Process | None = None
+    pod: PodIdentity | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Rung:
+    """One way of collecting that was tried and did not work, and why."""
+
+    method: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class CheckResult:
+    """The whole answer of a check.
+
+    target     what was looked at, for people ("node node-1", "pod shop/cart-0")
+    method     what collected the connections ("sock_diag", "ss", "file a.txt")
+    tried      better ways that did not work
+    notes      what could not be seen or read
+    conntrack  connection tracking entries about the target, as the kernel wrote them
+    wall_ns    when it was collected, nanoseconds since the epoch
+    """
+
+    target: str
+    node: str
+    method: str
+    wall_ns: int
+    findings: tuple[Finding, ...]
+    tried: tuple[Rung, ...] = ()
+    notes: tuple[str, ...] = ()
+    conntrack: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One thing to check next: why, and the commands that show it. Nothing here runs them."""
+
+    title: str
+    reason: str
+    commands: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """The findings of one pod (or of what is none) to one destination."""
+
+    pod: PodIdentity | None
+    endpoint: Endpoint
+    destination: Destination
+    findings: tuple[Finding, ...]
+
+    @property
+    def count(self) -> int:
+        return len(self.findings)
+
+    @property
+    def oldest_seconds(self) -> float | None:
+        return max(
+            (f.age_seconds for f in self.findings if f.age_seconds is not None), default=None
+        )
+
+    @property
+    def most_syns(self) -> int | None:
+        return max((f.syns_sent for f in self.findings if f.syns_sent is not None), default=None)
+
+    @property
+    def processes(self) -> tuple[Process, ...]:
+        """Its processes, each once, in the order of their connections."""
+        found = (f.process for f in self.findings if f.process is not None)
+        return tuple({process.pid: process for process in found}.values())
+
+
+def by_destination(findings: Sequence[Finding]) -> list[tuple[Endpoint, Destination, int]]:
+    """Destinations and how many connections wait for each, most first, then by address."""
+    counts: dict[Endpoint, int] = {}
+    known: dict[Endpoint, Destination] = {}
+    for finding in findings:
+        endpoint = finding.flow.destination
+        counts[endpoint] = counts.get(endpoint, 0) + 1
+        known[endpoint] = finding.destination
+    ranked = sorted(counts, key=lambda e: (-counts[e], e.address, e.port or 0))
+    return [(endpoint, known[endpoint], counts[endpoint]) for endpoint in ranked]
+
+
+def rows(findings: Sequence[Finding]) -> list[Row]:
+    """One row per pod and destination, most connections first."""
+    groups: dict[tuple[PodIdentity | None, Endpoint], list[Finding]] = {}
+    for finding in findings:
+        groups.setdefault((finding.pod, finding.flow.destination), []).append(finding)
+    made = [
+        Row(pod, endpoint, members[0].destination, tuple(members))
+        for (pod, endpoint), members in groups.items()
+    ]
+    return sorted(made, key=lambda row: (-row.count, row.endpoint.address, row.endpoint.port or 0))
