@@ -39,6 +39,7 @@ missing_packages() {
 	command -v iptables >/dev/null || echo iptables
 	# The kernel tests look from outside at what is loaded, and run programs in namespaces.
 	command -v bpftool >/dev/null || echo bpftool
+	command -v netstat >/dev/null || echo net-tools
 	command -v nsenter >/dev/null || echo util-linux
 }
 

@@ -40,8 +40,12 @@ Every option can be set by an environment variable too: --vpc-cidr by SYNSENT_VP
 separated by commas), --plain by SYNSENT_PLAIN=1. The command line wins: what it says to trace
 replaces all that the environment says to trace. SYNSENT_DEBUG=1 shows where a defect is.
 
+synsent-trace check looks once instead, and says what to check next: see
+synsent-trace check --help.
+
 exit status:
   0  done; a trace ended by Ctrl-C, SIGTERM or --duration ends so too
+  1  check found connections in SYN_SENT
   2  wrong usage
   3  not permitted
   4  nothing on this machine can observe sockets, or the trace broke off
@@ -52,6 +56,7 @@ examples:
   synsent-trace --node --jsonl events.jsonl
   synsent-trace --node --jsonl - | jq 'select(.event == "attempt.stuck") | .destination'
   synsent-trace --pod shop/cart-7d4b9 --duration 60
+  synsent-trace check --node
 """
 
 
@@ -62,15 +67,18 @@ class _Parser(argparse.ArgumentParser):
         raise UsageError(message, hint=f"see {_PROGRAM} --help")
 
 
-def _parser() -> _Parser:
-    parser = _Parser(
-        prog=_PROGRAM,
-        description=_DESCRIPTION,
-        epilog=_EPILOG,
+def _new_parser(program: str) -> _Parser:
+    return _Parser(
+        prog=program,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
         argument_default=argparse.SUPPRESS,
     )
+
+
+def _parser() -> _Parser:
+    parser = _new_parser(_PROGRAM)
+    parser.description, parser.epilog = _DESCRIPTION, _EPILOG
     parser.add_argument("--version", action="version", version=f"{_PROGRAM} {__version__}")
     what = parser.add_argument_group("what to trace (one of)")
     what.add_argument("--node", action="store_true", help="every pod and process of this node")
@@ -325,6 +333,17 @@ def _trace(settings: Settings, stop: _Stop) -> None:
             sink.close()
 
 
+def _check(arguments: Sequence[str]) -> int:
+    from tracer import cli_check
+
+    # Nothing to write out: a signal may end it at once.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    parser = _new_parser(f"{_PROGRAM} check")
+    cli_check.add_options(parser)
+    return cli_check.run(vars(parser.parse_args(arguments)), os.environ)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the program and returns its exit status. The handlers of signals stay in place."""
     stop = _Stop()
@@ -332,6 +351,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         _open_standard_descriptors()
         arguments = sys.argv[1:] if arguments is None else arguments
+        if arguments[:1] == ["check"]:
+            return _check(arguments[1:])
         _trace(settings_from(arguments, os.environ), stop)
     except SynsentError as error:
         _notify(f"{error}{f'; {error.hint}' if error.hint else ''}")

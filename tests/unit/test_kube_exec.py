@@ -50,9 +50,10 @@ from tests.support.kube_exec import (
 )
 from tests.support.wait import wait_until
 from tracer.errors import InputError, KubeError, KubeForbidden, SynsentError
-from tracer.kube.client import KubeClient, PodInfo, PodOwner, connect, parse_pod
+from tracer.kube.client import KubeClient, connect
 from tracer.kube.exec import ExecResult, ExecutableMissing, exec_in_pod
 from tracer.kube.ladder import Method, NoReader, PodText, read_sockets
+from tracer.kube.pod import PodInfo, PodOwner, parse_pod
 
 SS = (
     b"State    Recv-Q Send-Q Local Address:Port  Peer Address:Port Process\n"
@@ -622,7 +623,9 @@ def test_frames_that_are_none_give_no_result(cluster: Cluster) -> None:
         cluster.run("ss")
 
 
-@pytest.mark.parametrize("body", [b"{}", b"[]", b'{"status": "Failure"}', b"null", b"7"])
+@pytest.mark.parametrize(
+    "body", [b"{}", b"[]", b'{"status": "Failure"}', b"null", b"7", b"[" * 70_000]
+)
 def test_a_status_that_says_nothing_is_no_success(cluster: Cluster, body: bytes) -> None:
     def behave(exchange: Exchange) -> None:
         exchange.write(STDOUT, SS)
@@ -683,13 +686,16 @@ def test_a_server_of_another_protocol_is_named_so(cluster: Cluster) -> None:
 
 
 @pytest.mark.parametrize("code", [301, 302, 307, 308])
-def test_a_redirect_is_not_followed_with_the_token(cluster: Cluster, code: int) -> None:
-    cluster.server.otherwise = refuses(code, "")
-    cluster.server.instead_of_pods = (code, "")
-    for ask in ways_to_ask(cluster.client):
-        with pytest.raises(KubeError):
-            ask()
-    assert len(cluster.server.paths) == 2
+def test_a_redirect_is_not_followed_with_the_token(tmp_path: Path, code: int) -> None:
+    with KubeServer() as server:
+        server.pods["shop", "web-0"] = pod_document()
+        server.otherwise = refuses(code, "")
+        server.instead_of_pods = (code, "")
+        with connected(server, tmp_path) as cluster:
+            for ask in ways_to_ask(cluster.client):
+                with pytest.raises(KubeError):
+                    ask()
+    assert len(server.paths) == 2
 
 
 @contextmanager
@@ -1028,23 +1034,51 @@ class _Proxy(socketserver.BaseRequestHandler):
                     ends[readable].sendall(data)
 
 
+@contextmanager
+def proxy() -> Iterator[tuple[str, list[str]]]:
+    """A proxy: its URL, and what it was asked for."""
+    asked: list[str] = []
+    handler = type("Recording", (_Proxy,), {"asked": asked})
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), handler) as running:
+        thread = threading.Thread(target=running.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{running.server_address[1]}", asked
+        finally:
+            running.shutdown()
+            thread.join()
+
+
 def test_a_proxy_of_the_kubeconfig_is_used_for_both_ways_of_asking(
     server: KubeServer, tmp_path: Path
 ) -> None:
     server.when("ss", does=prints(SS))
-    asked: list[str] = []
-    handler = type("Recording", (_Proxy,), {"asked": asked})
-    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), handler) as proxy:
-        thread = threading.Thread(target=proxy.serve_forever, args=(0.01,))
-        thread.start()
-        address = f"http://127.0.0.1:{proxy.server_address[1]}"
-        text = server.kubeconfig(cluster={"proxy-url": address})
+    with proxy() as (url, asked):
+        text = server.kubeconfig(cluster={"proxy-url": url})
         with connected(server, tmp_path, text) as cluster:
             assert cluster.client.pod("shop", "web-0").name == "web-0"
             assert cluster.run("ss").stdout == SS
-        proxy.shutdown()
-        thread.join()
     assert asked == [f"127.0.0.1:{server.port}"] * 2
+
+
+def test_a_proxy_that_refuses_is_told(server: KubeServer, tmp_path: Path) -> None:
+    with KubeServer() as refusing:  # it knows no CONNECT
+        text = server.kubeconfig(cluster={"proxy-url": refusing.url})
+        with (
+            connected(server, tmp_path, text) as cluster,
+            pytest.raises(KubeError, match="Tunnel connection failed: 501"),
+        ):
+            cluster.run("ss")
+
+
+@pytest.mark.parametrize("scheme", ["https", "socks5"])
+def test_a_proxy_that_cannot_be_used_is_named_at_once(tmp_path: Path, scheme: str) -> None:
+    path = tmp_path / "kubeconfig"
+    settings = {"proxy-url": f"{scheme}://user:hunter2@proxy.example.com:1080"}
+    path.write_text(kubeconfig("https://host", {}, cluster=settings))
+    with pytest.raises(InputError, match=f"proxy {scheme}://proxy.example.com") as caught:
+        connect(str(path))
+    assert "hunter2" not in told(caught.value)
 
 
 def test_a_credential_plugin_of_the_kubeconfig_is_asked_for_a_token(
@@ -1091,7 +1125,7 @@ def test_a_pod_finds_its_own_cluster(
 ) -> None:
     (tmp_path / "token").write_text(server.token)
     (tmp_path / "ca.crt").write_bytes(certificates.authority.read_bytes())
-    monkeypatch.setattr("tracer.kube.client.SERVICE_ACCOUNT", str(tmp_path))
+    monkeypatch.setattr("tracer.kube.config.SERVICE_ACCOUNT", str(tmp_path))
     monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "127.0.0.1")
     monkeypatch.setenv("KUBERNETES_SERVICE_PORT", str(server.port))
     monkeypatch.setenv("KUBECONFIG", "/no/such/file")
@@ -1104,7 +1138,7 @@ def test_a_pod_finds_its_own_cluster(
 def test_a_pod_without_a_service_account_uses_a_kubeconfig(
     server: KubeServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tracer.kube.client.SERVICE_ACCOUNT", str(tmp_path / "none"))
+    monkeypatch.setattr("tracer.kube.config.SERVICE_ACCOUNT", str(tmp_path / "none"))
     monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "127.0.0.1")
     monkeypatch.setenv("KUBERNETES_SERVICE_PORT", "1")
     home = tmp_path / "home" / ".kube"

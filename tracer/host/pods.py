@@ -96,6 +96,21 @@ def find_pod(spec: str, *, log_root: str = LOG_ROOT, proc: str = "/proc") -> Pod
     )
 
 
+def pods_by_uid(log_root: str = LOG_ROOT) -> dict[str, tuple[str, str]]:
+    """Namespace and name of the pods that kubelet keeps logs of, by uid; empty where none is."""
+    found: dict[str, tuple[str, str]] = {}
+    try:
+        names = os.listdir(log_root)  # noqa: PTH208  names are all that is wanted
+    except OSError:
+        return found
+    for folder in names:
+        namespace, _, rest = folder.partition("_")
+        name, _, uid = rest.rpartition("_")
+        if namespace and name and uid:
+            found[uid] = (namespace, name)
+    return found
+
+
 def _parse(spec: str) -> tuple[str, str]:
     namespace, _, name = spec.partition("/")
     if (

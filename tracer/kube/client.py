@@ -1,31 +1,29 @@
 """Asks the Kubernetes API what a pod is, and opens connections to it.
 
-The only importer of the `kubernetes` client, and only once a client is made: loading it takes some
-0.3 s and 30 MB. Its exceptions are translated here, without the bodies of answers, which may hold
-secrets: what a message needs is taken out of them by patterns.
+Beside tracer.kube.config the only importer of the `kubernetes` client, and only once a client is
+made: loading it takes some 0.3 s and 30 MB. Its exceptions are translated here, without the bodies
+of answers, which may hold secrets: what a message needs is taken out of them by patterns.
 """
 
 from __future__ import annotations
 
 import http.client
 import json
-import logging
-import os
 import re
 import socket
 import ssl
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
-from pathlib import Path
-from types import MappingProxyType, TracebackType
+from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self, TypeVar
 from urllib.parse import SplitResult, urlsplit
 
 from tracer import __version__
 from tracer.errors import InputError, KubeError, KubeForbidden
+from tracer.kube.config import find_configuration
+from tracer.kube.pod import PodInfo, mapping, parse_pod, text
 from tracer.text import safe
 
 if TYPE_CHECKING:
@@ -38,60 +36,10 @@ CONNECT_SECONDS: Final = 5.0
 READ_SECONDS: Final = 10.0
 """For an answer: admission webhooks, which may have to be asked first, have 10 s by default."""
 
-SERVICE_ACCOUNT: Final = "/var/run/secrets/kubernetes.io/serviceaccount"
-DEFAULT_KUBECONFIG: Final = "~/.kube/config"
-
-POD_ENI: Final = "vpc.amazonaws.com/pod-eni"
-"""Branch network interfaces of a pod with security groups of its own (Amazon VPC CNI), in JSON."""
-KEPT_ANNOTATIONS: Final = frozenset({POD_ENI})
-_DEFAULT_CONTAINER: Final = "kubectl.kubernetes.io/default-container"
-
 # The API server's words for a refusal by RBAC (k8s.io/apiserver, responsewriters/errors.go).
 _RBAC_REFUSAL = re.compile(r'User "(?P<user>[^"]{1,256})" cannot (?P<verb>[a-z]+) resource "')
 _ADMISSION_REFUSAL = re.compile(r"denied the request|ValidatingAdmissionPolicy|denied request")
 _REASON = re.compile(r"[A-Za-z]{1,64}")  # metav1.StatusReason: one CamelCase word
-_MAX_COMPLAINT_CHARACTERS: Final = 300
-
-
-@dataclass(frozen=True, slots=True)
-class ContainerInfo:
-    """A container of a pod. `id` is 64 hex digits, None until it was started once."""
-
-    name: str
-    id: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class PodOwner:
-    """The object that controls a pod: ReplicaSet, StatefulSet, DaemonSet, Job, Node."""
-
-    kind: str
-    name: str
-
-
-@dataclass(frozen=True, slots=True)
-class PodInfo:
-    """What the API tells of a pod; None is unknown or not yet decided.
-
-    pod_ips            all of them, `pod_ip` first; with `host_network` they are the node's own
-    containers         in the order of the specification: the pod's own, then init containers
-                       (sidecars are among these), then ephemeral ones
-    default_container  the one that kubectl would take without -c
-    annotations        the few of KEPT_ANNOTATIONS
-    """
-
-    namespace: str
-    name: str
-    uid: str
-    node: str | None
-    pod_ip: str | None
-    pod_ips: tuple[str, ...]
-    host_network: bool
-    phase: str | None
-    containers: tuple[ContainerInfo, ...]
-    default_container: str | None
-    annotations: Mapping[str, str]
-    owner: PodOwner | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,23 +60,7 @@ def connect(kubeconfig: str | None) -> KubeClient:
     long as it likes. Raises InputError where there is no usable configuration, saying what was
     looked at.
     """
-    from kubernetes.client import Configuration
-
-    configuration = Configuration()
-    # One attempt is one attempt: urllib3 would multiply the time to connect by four.
-    configuration.retries = False
-    if kubeconfig is not None:
-        _load_kubeconfig(kubeconfig, configuration)
-    elif (why_not := _load_service_account(configuration)) is not None:
-        found = os.environ.get("KUBECONFIG") or DEFAULT_KUBECONFIG
-        if not any(Path(path).expanduser().exists() for path in found.split(":") if path):
-            named = "$KUBECONFIG" if os.environ.get("KUBECONFIG") else "the default kubeconfig"
-            raise InputError(
-                f"no access to a Kubernetes cluster: {why_not}; {named} {found} does not exist",
-                hint="give a kubeconfig with --kubeconfig, or run in a pod with a service account",
-            )
-        _load_kubeconfig(found, configuration)
-    return KubeClient(configuration)
+    return KubeClient(find_configuration(kubeconfig))
 
 
 class KubeClient:
@@ -138,6 +70,7 @@ class KubeClient:
         from kubernetes.client import ApiClient, CoreV1Api
 
         self._configuration = configuration
+        self._proxy()  # before the library meets one that it lacks a package for
         self._api = ApiClient(configuration)
         self._api.user_agent = f"synsent-trace/{__version__}"
         self._core = CoreV1Api(self._api)
@@ -154,7 +87,10 @@ class KubeClient:
         self.close()
 
     def close(self) -> None:
-        self._api.rest_client.pool_manager.clear()  # not in every release's own close()
+        """Close what is open now, not when the garbage collector comes by (urllib3 since 2.0)."""
+        pools = self._api.rest_client.pool_manager.pools
+        for key in pools.keys():  # noqa: SIM118 (it cannot be iterated over itself)
+            pools[key].close()
         self._api.close()
 
     @property
@@ -238,7 +174,7 @@ class KubeClient:
                 problem = self.refusal(error.status, error.body, asked)
             else:
                 problem = self._unreachable(error)
-        except json.JSONDecodeError:
+        except (json.JSONDecodeError, RecursionError):
             problem = KubeError(
                 f"{self.server} answered with something that is no JSON",
                 hint="is that address an API server, or a login page in front of one?",
@@ -266,14 +202,14 @@ class KubeClient:
                 hint="they may have expired: log in again, or check the user of the kubeconfig",
             )
         if status == HTTPStatus.FORBIDDEN:
-            return self._forbidden(_text(answer.get("message")) or "", asked)
+            return self._forbidden(text(answer.get("message")) or "", asked)
         if status == HTTPStatus.NOT_FOUND:
             return KubeError(
                 f"no pod {pod} in the cluster of {self.server}",
                 hint="it may have been replaced: `kubectl get pods "
                 f"-n {asked.namespace}` lists those there are",
             )
-        reason = _text(answer.get("reason"))
+        reason = text(answer.get("reason"))
         if reason is None or not _REASON.fullmatch(reason):
             reason = http.client.responses.get(status, "no reason given")
         return KubeError(
@@ -319,8 +255,7 @@ class KubeClient:
     def _tls(self) -> ssl.SSLContext:
         configuration = self._configuration
         context = ssl.create_default_context(
-            cafile=configuration.ssl_ca_cert,
-            cadata=getattr(configuration, "ca_cert_data", None),  # not in releases before 36
+            cafile=configuration.ssl_ca_cert, cadata=configuration.ca_cert_data
         )
         if not configuration.verify_ssl:
             context.check_hostname = False
@@ -337,7 +272,14 @@ class KubeClient:
             configuration.host, configuration.no_proxy
         ):
             return None
-        return urlsplit(str(configuration.proxy))
+        proxy = urlsplit(str(configuration.proxy))
+        if proxy.scheme != "http":
+            raise InputError(
+                f"cannot ask {self.server} through the proxy {proxy.scheme}://{proxy.hostname}",
+                hint="only http:// proxies can be used: set the proxy-url of the kubeconfig, or "
+                "HTTPS_PROXY, or NO_PROXY for the API server",
+            )
+        return proxy
 
 
 def why(error: BaseException) -> str:
@@ -354,154 +296,14 @@ def why(error: BaseException) -> str:
             return f"TLS failed: {cause.reason or 'the connection was closed'}"
         if isinstance(cause, TimeoutError):
             return f"no answer (a connect gets {CONNECT_SECONDS:g} s, an answer {READ_SECONDS:g} s)"
-        if isinstance(cause, OSError) and cause.strerror:
-            return cause.strerror
+        if isinstance(cause, OSError) and (told := cause.strerror or str(cause)):
+            return told
     return type(error).__name__
 
 
 def parse_status(body: str | bytes | None) -> Mapping[str, object]:
     """A metav1.Status as far as it is one; empty where it is none."""
     try:
-        return _mapping(json.loads(body or ""))
-    except ValueError:
+        return mapping(json.loads(body or ""))
+    except (ValueError, RecursionError):
         return {}
-
-
-def parse_pod(document: object, namespace: str, name: str) -> PodInfo:
-    """A v1 Pod, as decoded from JSON. Raises KubeError where it is not that pod."""
-    pod = _mapping(document)
-    metadata, spec, status = (_mapping(pod.get(key)) for key in ("metadata", "spec", "status"))
-    uid = _text(metadata.get("uid"))
-    if metadata.get("name") != name or metadata.get("namespace") != namespace or uid is None:
-        raise KubeError(f"the API server's answer for pod {namespace}/{name} is not that pod")
-    ids = {
-        _text(one.get("name")): _container_id(one.get("containerID"))
-        for kind in ("containerStatuses", "initContainerStatuses", "ephemeralContainerStatuses")
-        for one in _mappings(status.get(kind))
-    }
-    names = [
-        container
-        for kind in ("containers", "initContainers", "ephemeralContainers")
-        for one in _mappings(spec.get(kind))
-        if (container := _text(one.get("name"))) is not None
-    ]
-    annotations = {
-        key: value
-        for key, value in _mapping(metadata.get("annotations")).items()
-        if isinstance(value, str)
-    }
-    default = annotations.get(_DEFAULT_CONTAINER)
-    first_ip = _text(status.get("podIP"))
-    ips = (first_ip, *(_text(one.get("ip")) for one in _mappings(status.get("podIPs"))))
-    return PodInfo(
-        namespace=namespace,
-        name=name,
-        uid=uid,
-        node=_text(spec.get("nodeName")),
-        pod_ip=first_ip,
-        pod_ips=tuple(dict.fromkeys(ip for ip in ips if ip is not None)),
-        host_network=spec.get("hostNetwork") is True,
-        phase=_text(status.get("phase")),
-        containers=tuple(ContainerInfo(each, ids.get(each)) for each in names),
-        default_container=default if default in names else next(iter(names), None),
-        annotations=MappingProxyType(
-            {key: value for key, value in annotations.items() if key in KEPT_ANNOTATIONS}
-        ),
-        owner=_owner(metadata),
-    )
-
-
-def _owner(metadata: Mapping[str, object]) -> PodOwner | None:
-    for one in _mappings(metadata.get("ownerReferences")):
-        kind, name = _text(one.get("kind")), _text(one.get("name"))
-        if one.get("controller") is True and kind is not None and name is not None:
-            return PodOwner(kind, name)
-    return None
-
-
-def _container_id(value: object) -> str | None:
-    """The id behind the runtime's name: "containerd://<64 hex digits>"."""
-    text = _text(value)
-    return None if text is None else text.rpartition("://")[2]
-
-
-def _mapping(value: object) -> Mapping[str, object]:
-    return value if isinstance(value, dict) else {}
-
-
-def _mappings(value: object) -> list[Mapping[str, object]]:
-    return [one for one in value if isinstance(one, dict)] if isinstance(value, list) else []
-
-
-def _text(value: object) -> str | None:
-    return value if isinstance(value, str) and value else None
-
-
-def _load_service_account(configuration: Configuration) -> str | None:
-    """Configure for the cluster that this process runs in; returns why not, where it does not."""
-    from kubernetes.config import ConfigException
-    from kubernetes.config.incluster_config import InClusterConfigLoader
-
-    if not os.environ.get("KUBERNETES_SERVICE_HOST"):
-        return "this is no pod ($KUBERNETES_SERVICE_HOST is not set)"
-    try:
-        InClusterConfigLoader(
-            token_filename=f"{SERVICE_ACCOUNT}/token", cert_filename=f"{SERVICE_ACCOUNT}/ca.crt"
-        ).load_and_set(configuration)
-    except (ConfigException, OSError) as error:
-        return f"this pod has no usable service account in {SERVICE_ACCOUNT} ({error})"
-    return None
-
-
-def _load_kubeconfig(path: str, configuration: Configuration) -> None:
-    """Configure from a kubeconfig file, or several with colons between. Raises InputError."""
-    import yaml
-    from kubernetes.config import ConfigException, load_kube_config
-
-    try:
-        if ":" not in path:
-            Path(path).expanduser().stat()  # the library passes over what is not there
-        with _complaints() as complaints:
-            # It would write renewed tokens back into the file; the tracer only reads.
-            load_kube_config(path, client_configuration=configuration, persist_config=False)
-    except OSError as error:
-        named = f"kubeconfig {path}"
-        if error.filename not in {None, path, str(Path(path).expanduser())}:
-            named = f"{error.filename} of {named}"  # the file of a token
-        raise InputError(f"cannot read {named}: {error.strerror}") from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = "" if mark is None else f", line {mark.line + 1}"
-        raise InputError(f"kubeconfig {path} is not YAML{where}") from None
-    except ConfigException as error:
-        # It quotes what it could not use from the first bracket on: users with their tokens.
-        told = re.split(r"[\[{]", str(error), maxsplit=1)[0].strip()
-        raise InputError(f"cannot use kubeconfig {path}: {told}") from None
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise InputError(f"{path} is not a kubeconfig") from None
-    if complaints and not (configuration.api_key or configuration.cert_file):
-        told = safe(" ".join(complaints[0].split()))[:_MAX_COMPLAINT_CHARACTERS]
-        raise InputError(
-            f"the credential plugin of kubeconfig {path} gave no credentials: {told}",
-            hint="run it by hand, or any kubectl command, to see what it needs",
-        )
-
-
-@contextmanager
-def _complaints() -> Iterator[list[str]]:
-    """What is logged as an error meanwhile, instead of on stderr.
-
-    The library logs that a credential plugin failed and goes on without credentials.
-    """
-    messages: list[str] = []
-
-    class Keep(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            messages.append(record.getMessage())
-
-    keep, root = Keep(logging.ERROR), logging.getLogger()
-    root.addHandler(keep)
-    try:
-        yield messages
-    finally:
-        root.removeHandler(keep)

@@ -23,7 +23,8 @@ from typing import TYPE_CHECKING, Final, Protocol, cast
 from urllib.parse import quote, urlencode
 
 from tracer.errors import KubeError
-from tracer.kube.client import KubeClient, PodInfo, Request, parse_status, why
+from tracer.kube.client import KubeClient, Request, parse_status, why
+from tracer.kube.pod import PodInfo
 from tracer.text import safe
 
 if TYPE_CHECKING:
@@ -281,7 +282,7 @@ class _Output:
         text = self.bytes(_ERROR)
         try:
             self.status = json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             if len(text) > MAX_STATUS_BYTES:
                 self.status = {}
 

@@ -13,8 +13,9 @@ from enum import StrEnum
 from typing import Final
 
 from tracer.errors import KubeError
-from tracer.kube.client import KubeClient, PodInfo
+from tracer.kube.client import KubeClient
 from tracer.kube.exec import ExecResult, ExecutableMissing, exec_in_pod
+from tracer.kube.pod import PodInfo
 from tracer.text import safe
 
 TIMEOUT_SECONDS: Final = 30.0
