@@ -20,10 +20,10 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol, cast
-from urllib.parse import quote, urlencode
+from urllib.parse import urlencode
 
 from tracer.errors import KubeError
-from tracer.kube.client import KubeClient, Request, parse_status, why
+from tracer.kube.client import KubeClient, Request, parse_status, pod_path, why
 from tracer.kube.pod import PodInfo
 from tracer.text import safe
 
@@ -194,7 +194,7 @@ def _open(client: KubeClient, command: _Command) -> _WebSocket:
     )
 
     try:
-        return client.ask(command.request, lambda: _connect(client, command))
+        return client.ask(lambda: _connect(client, command))
     except WebSocketBadStatusException as error:
         problem = _refusal(client, command, error)
     except (WebSocketTimeoutException, WebSocketConnectionClosedException):
@@ -215,7 +215,7 @@ def _connect(client: KubeClient, command: _Command) -> _WebSocket:
     from websocket import WebSocket
 
     websocket = cast("_WebSocket", WebSocket(skip_utf8_validation=True))
-    headers = client.authorization()
+    headers = client.headers()
     connected = client.dial(command.left_seconds())
     try:
         websocket.connect(
@@ -245,10 +245,9 @@ def _url(client: KubeClient, command: _Command) -> str:
         ]
     )
     base = client.url
-    namespace, name = quote(command.pod.namespace, safe=""), quote(command.pod.name, safe="")
     return (
         f"{'wss' if base.scheme == 'https' else 'ws'}://{base.netloc.rpartition('@')[2]}"
-        f"{base.path.rstrip('/')}/api/v1/namespaces/{namespace}/pods/{name}/exec?{query}"
+        f"{base.path.rstrip('/')}{pod_path(command.pod.namespace, command.pod.name)}/exec?{query}"
     )
 
 

@@ -62,7 +62,10 @@ def parse_pod(document: object, namespace: str, name: str) -> PodInfo:
     metadata, spec, status = (mapping(pod.get(key)) for key in ("metadata", "spec", "status"))
     uid = text(metadata.get("uid"))
     if metadata.get("name") != name or metadata.get("namespace") != namespace or uid is None:
-        raise KubeError(f"the API server's answer for pod {namespace}/{name} is not that pod")
+        raise KubeError(
+            f"what the API server answered for pod {namespace}/{name} is not that pod",
+            hint="is its address an API server, or a login page in front of one?",
+        )
     ids = {
         text(one.get("name")): _container_id(one.get("containerID"))
         for kind in ("containerStatuses", "initContainerStatuses", "ephemeralContainerStatuses")
