@@ -5,6 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -67,7 +68,7 @@ class Inbox:
             return batches
 
 
-class Feed:
+class Feed(ABC):
     """One thread that runs a source until it is stopped. `failure` is what it has died of."""
 
     def __init__(self, name: str, inbox: Inbox) -> None:
@@ -91,8 +92,9 @@ class Feed:
         except BaseException as error:  # noqa: BLE001  handed to the thread that can report it
             self.failure = error
 
+    @abstractmethod
     def _run(self) -> None:
-        raise NotImplementedError
+        """Runs until `_stopping` is set."""
 
 
 class StreamFeed(Feed):
