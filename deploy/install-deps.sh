@@ -40,6 +40,7 @@ missing_packages() {
 	# The kernel tests look from outside at what is loaded, and run programs in namespaces.
 	command -v bpftool >/dev/null || echo bpftool
 	command -v netstat >/dev/null || echo net-tools
+	command -v openssl >/dev/null || echo openssl
 	command -v nsenter >/dev/null || echo util-linux
 }
 

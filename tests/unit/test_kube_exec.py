@@ -756,15 +756,16 @@ def test_an_api_server_that_does_not_answer_is_asked_once(
             listener.accept()
 
 
-def test_an_api_server_that_is_not_there_is_named(tmp_path: Path) -> None:
+def test_an_api_server_that_is_not_there_is_named_without_a_password(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        address = f"127.0.0.1:{listener.getsockname()[1]}"
     path = tmp_path / "kubeconfig"
-    path.write_text(kubeconfig(url, {}))
+    path.write_text(kubeconfig(f"http://me:hunter2@{address}", {}))
     with connect(str(path)) as client:
         for ask in ways_to_ask(client):
-            with pytest.raises(KubeError, match=f"{url}: Connection refused"):
+            with pytest.raises(KubeError, match=f"http://{address}: Connection refused") as caught:
                 ask()
+            assert "hunter2" not in told(caught.value)
 
 
 # -- refusals --------------------------------------------------------------------------------------
@@ -842,6 +843,16 @@ def test_a_pod_that_its_node_has_let_go_is_said_to_be_gone(cluster: Cluster) -> 
     cluster.server.when("ss", does=refuses(404, "pod does not exist"))
     with pytest.raises(KubeError, match="pod shop/web-0 is no longer on node node-a"):
         cluster.run("ss")
+
+
+def test_a_name_does_not_lead_elsewhere_in_the_api(cluster: Cluster) -> None:
+    name = "../secrets/a?b#c"
+    pod = replace(cluster.pod, name=name)
+    for ask in (lambda: cluster.client.pod("shop", name), replace(cluster, pod=pod).read):
+        with pytest.raises(KubeError):
+            ask()
+    path = "/api/v1/namespaces/shop/pods/..%2Fsecrets%2Fa%3Fb%23c"
+    assert cluster.server.paths == [path, f"{path}/exec"]
 
 
 def test_an_answer_that_is_not_known_is_told_without_its_body(cluster: Cluster) -> None:

@@ -125,7 +125,7 @@ class KubeClient:
             warnings.simplefilter("ignore", urllib3.exceptions.InsecureRequestWarning)
             answer = self._rest.request(
                 "GET",
-                f"{str(self._configuration.host).rstrip('/')}{path}",
+                f"{self._configuration.host}{path}",
                 headers={**self.headers(), "Accept": "application/json"},
                 _request_timeout=(CONNECT_SECONDS, READ_SECONDS),
             )

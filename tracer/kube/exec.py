@@ -215,20 +215,14 @@ def _connect(client: KubeClient, command: _Command) -> _WebSocket:
     from websocket import WebSocket
 
     websocket = cast("_WebSocket", WebSocket(skip_utf8_validation=True))
-    headers = client.headers()
-    connected = client.dial(command.left_seconds())
-    try:
-        websocket.connect(
-            _url(client, command),
-            socket=connected,
-            header=headers,
-            subprotocols=list(PROTOCOLS),
-            suppress_origin=True,
-            redirect_limit=0,  # the token is for this server alone
-        )
-    except BaseException:
-        connected.close()
-        raise
+    websocket.connect(
+        _url(client, command),
+        socket=client.dial(command.left_seconds()),
+        header=client.headers(),
+        subprotocols=list(PROTOCOLS),
+        suppress_origin=True,
+        redirect_limit=0,  # the token is for this server alone
+    )
     return websocket
 
 
@@ -247,7 +241,7 @@ def _url(client: KubeClient, command: _Command) -> str:
     base = client.url
     return (
         f"{'wss' if base.scheme == 'https' else 'ws'}://{base.netloc.rpartition('@')[2]}"
-        f"{base.path.rstrip('/')}{pod_path(command.pod.namespace, command.pod.name)}/exec?{query}"
+        f"{base.path}{pod_path(command.pod.namespace, command.pod.name)}/exec?{query}"
     )
 
 
