@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final
 
-from tracer.errors import NoSource, NotPermitted
+from tracer.errors import InputError, NoSource, NotPermitted
 from tracer.host.rights import CAP_BPF, CAP_PERFMON, CAP_SYS_ADMIN, has_capability
 from tracer.model import NANOSECONDS, Transition
 from tracer.sources import btf, program, wire
@@ -107,9 +107,9 @@ class BpfSource:
         members = program.REQUIRED_MEMBERS | program.OPTIONAL_MEMBERS
         try:
             found = btf.offsets(members.values())
-        except OSError as error:
+        except (OSError, InputError) as error:
             raise NoSource(
-                f"the kernel's type information (BTF) cannot be read: {error}",
+                f"the kernel's type information is of no use: {error}",
                 hint="it needs a kernel built with CONFIG_DEBUG_INFO_BTF; run with --backend poll",
             ) from None
         missing = [path for path in program.REQUIRED_MEMBERS.values() if path not in found]

@@ -40,6 +40,8 @@ class Btf:
             raise _damaged(error) from None
 
     def _read(self, data: bytes) -> None:
+        if len(data) < _HEADER.size:
+            raise ValueError("it is cut short")
         header = _HEADER.unpack_from(data)
         magic, _version, _flags, header_size, type_offset, type_size, string_offset, size = header
         if magic != _MAGIC:
