@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 _PROGRAM: Final = "synsent-trace"
 _TARGETS: Final = ("node", "pod", "pid", "netns")
 
+_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
 _LEAST_SECONDS: Final = 0.01
 _MOST_SECONDS: Final = 365 * 86_400.0
 # PID_MAX_LIMIT of <linux/threads.h> where a long has 64 bits.
@@ -48,7 +50,8 @@ exit status:
   1  check found connections in SYN_SENT
   2  wrong usage
   3  not permitted
-  4  nothing on this machine can observe sockets, or the trace broke off
+  4  nothing on this machine can observe sockets, or the trace broke off; the report of a check
+     could not be written
   5  an input could not be read
 
 examples:
@@ -333,15 +336,38 @@ def _trace(settings: Settings, stop: _Stop) -> None:
             sink.close()
 
 
-def _check(arguments: Sequence[str]) -> int:
-    from tracer import cli_check
+class _Interrupted(BaseException):
+    """A signal that is to end a check, raised wherever it is, so that nothing half-made is left."""
 
-    # Nothing to write out: a signal may end it at once.
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    parser = _new_parser(f"{_PROGRAM} check")
-    cli_check.add_options(parser)
-    return cli_check.run(vars(parser.parse_args(arguments)), os.environ)
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+def _interrupt(number: int, _frame: object) -> NoReturn:
+    raise _Interrupted(number)
+
+
+def _check(arguments: Sequence[str]) -> int:
+    try:
+        for number in _SIGNALS:
+            if signal.getsignal(number) is not signal.SIG_IGN:  # nohup(1)
+                signal.signal(number, _interrupt)
+        from tracer import cli_check
+
+        parser = _new_parser(f"{_PROGRAM} check")
+        cli_check.add_options(parser)
+        return cli_check.run(vars(parser.parse_args(arguments)), os.environ)
+    except _Interrupted as interrupted:
+        # By the signal itself, so that a shell's loop ends with it (bash(1), SIGNALS).
+        signal.signal(interrupted.number, signal.SIG_DFL)
+        os.kill(os.getpid(), interrupted.number)
+        return 128 + interrupted.number  # where the signal is blocked
+    finally:
+        # Nothing is left to be tidied up.
+        for number in _SIGNALS:
+            if signal.getsignal(number) is _interrupt:
+                signal.signal(number, signal.SIG_DFL)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

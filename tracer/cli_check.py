@@ -5,14 +5,20 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from typing import Final
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final
 
 from tracer.errors import UsageError
 from tracer.finding import CheckResult, Step
 from tracer.options import Options
+from tracer.text import safe
 
-_TARGETS: Final = ("node", "pod", "pid", "file")
+if TYPE_CHECKING:
+    from tracer.check.context import Context
+    from tracer.sources.raw import Raw
+
+_TARGETS: Final = ("node", "pod", "pid", "file", "bundle")
 _FORMATS: Final = ("text", "json", "jsonl", "markdown")
 _VIA: Final = ("auto", "node", "exec")
 
@@ -20,8 +26,23 @@ _DESCRIPTION: Final = """\
 Looks once for connections in SYN_SENT, says where to, and what to check next.
 """
 _EPILOG: Final = """\
+--report DIR writes the whole answer into a new directory, which appears once it is complete:
+  report.md, report.json          the answer
+  events.jsonl                    what is stuck, as events of the live trace
+  environment.txt                 when, where, on what machine
+  pod_connections.txt             TCP sockets in every state, as they were read
+  pod_conntrack_connections.txt   conntrack's entries about the addresses in question
+It holds addresses, names of pods and processes, and command lines, in which what looks like a
+secret is masked; --redact leaves only the program of each. Text given by --file is copied as it is.
+
 exit status: 0 none found, 1 some found, 2 wrong usage, 3 not permitted, 4 nothing here can observe
-sockets, 5 an input, or the API server, could not be read
+sockets, or the report could not be written, 5 an input, or the API server, could not be read
+
+examples:
+  synsent-trace check --node
+  synsent-trace check --pod shop/web-0 --report ./web-0
+  synsent-trace check --bundle ./web-0 --format markdown
+  ss -tanpo | synsent-trace check --file -
 """
 
 
@@ -38,6 +59,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         action="append",
         help="text of ss, netstat, /proc/net/tcp or conntrack; - is stdin (repeatable)",
     )
+    what.add_argument(
+        "--bundle",
+        metavar="DIR",
+        help="a report that --report wrote, or a directory with pod_connections.txt or "
+        "pod_conntrack_connections.txt",
+    )
     how = parser.add_argument_group("how")
     how.add_argument(
         "--via",
@@ -53,61 +80,129 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--vpc-cidr",
         metavar="CIDR",
         action="append",
-        help="count these addresses as VPC/internal, beside the private ranges (repeatable)",
+        help="count these addresses as VPC/internal, beside the private ranges (repeatable); with "
+        "--bundle, instead of as it is recorded",
     )
     show.add_argument("--node-name", metavar="NAME", help="name of this node in the output")
+    show.add_argument(
+        "--redact",
+        action="store_true",
+        help="of command lines show the program alone; without it what looks like a secret is "
+        "masked",
+    )
+    show.add_argument(
+        "--report", metavar="DIR", help="write everything into a new directory too; see below"
+    )
 
 
 def run(given: Mapping[str, object], environment: Mapping[str, str]) -> int:
     """Runs the check and prints its answer; returns the exit status."""
     options = Options(given, environment, exclusive=_TARGETS)
     answer_format = _choice(options, "format", _FORMATS)
-    result = _collect(options, environment)
-    from tracer.check import steps_for
-
-    steps = steps_for(result)
-    sys.stdout.write(_rendered(answer_format, result, steps))
-    sys.stdout.flush()
+    directory = options.text("report")
+    if directory is None:
+        result, steps = _answer(options, environment, None)
+        _print(_rendered(answer_format, result, steps))
+    else:
+        result = _run_with_report(options, environment, answer_format, directory)
     return 1 if result.findings else 0
 
 
-def _collect(options: Options, environment: Mapping[str, str]) -> CheckResult:
-    from tracer import check
+def _run_with_report(
+    options: Options, environment: Mapping[str, str], answer_format: str, directory: str
+) -> CheckResult:
+    from tracer.host.environment import describe
+    from tracer.sinks.bundle import Bundle
+
+    # Before anything is looked at: a name that cannot be had is said at once.
+    with Bundle(directory) as bundle:
+        result, steps = _answer(options, environment, bundle)
+        unprinted: OSError | None = None
+        try:
+            _print(_rendered(answer_format, result, steps))
+        except OSError as error:  # `| head`: the report is wanted all the same
+            unprinted = error
+        bundle.finish(result, steps, describe())
+    with suppress(OSError):  # closed
+        sys.stderr.write(f"synsent-trace: the report is in {safe(directory)}\n")
+    if unprinted is not None:
+        raise unprinted
+    return result
+
+
+def _answer(
+    options: Options, environment: Mapping[str, str], raw: Raw | None
+) -> tuple[CheckResult, Sequence[Step]]:
+    """What was found, fit to be passed on, and what to check next."""
+    from tracer.check.answer import steps_for, with_command_lines
+    from tracer.redact import masked, program_only
+
+    found = _collect(options, environment, raw)
+    result = with_command_lines(found, program_only if options.flag("redact") else masked)
+    return result, steps_for(result)
+
+
+def _print(text: str) -> None:
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
+def _collect(options: Options, environment: Mapping[str, str], raw: Raw | None) -> CheckResult:
+    from tracer.check import node, texts
+    from tracer.check.context import Context
     from tracer.enrich.destination import Destinations, parse_cidrs
 
     node_name = options.text("node_name") or environment.get("NODE_NAME") or os.uname().nodename
     cidrs = parse_cidrs(options.several("vpc_cidr"), options.label("vpc_cidr"))
-    context = check.Context(node_name, Destinations(cidrs))
+    context = Context(node_name, Destinations(cidrs), raw)
     pod, pid, files = options.text("pod"), options.text("pid"), options.several("file")
-    chosen = [options.flag("node"), pod is not None, pid is not None, bool(files)].count(True)
+    bundle = options.text("bundle")
+    chosen = [
+        *(options.flag("node"), pod is not None, pid is not None, bool(files)),
+        bundle is not None,
+    ].count(True)
     if chosen != 1:
         raise UsageError(
             "nothing to check" if chosen == 0 else "more than one thing to check",
-            hint="give one of --node, --pod NAMESPACE/NAME, --pid PID, --file FILE",
+            hint="give one of --node, --pod NAMESPACE/NAME, --pid PID, --file FILE, --bundle DIR",
         )
+    if bundle is not None:
+        if raw is not None:
+            raise UsageError(
+                f"{options.label('report')}: a bundle is not written into another",
+                hint="copy it; of text files that somebody sent, --file makes a report",
+            )
+        return texts.check_bundle(context, bundle, reclassify=bool(cidrs))
     if files:
-        return check.check_files(context, files)
+        return texts.check_files(context, files)
     if pid is not None:
         if not pid.isascii() or not pid.isdigit() or not os.path.isdir(f"/proc/{pid}"):  # noqa: PTH112
             raise UsageError(f"{options.label('pid')}: no process has the id {pid!r}")
-        return check.check_node(context, pid=int(pid))
+        return node.check_node(context, pid=int(pid))
     if pod is not None:
-        via = _choice(options, "via", _VIA)
-        inside: Callable[[], CheckResult] = lambda: check.check_pod_inside(  # noqa: E731
-            context,
-            pod,
-            container=options.text("container"),
-            kubeconfig=options.text("kubeconfig"),
-        )
-        if via == "exec":
-            return inside()
+        return _check_pod(context, options, pod)
+    return node.check_node(context)
+
+
+def _check_pod(context: Context, options: Options, pod: str) -> CheckResult:
+    from tracer.check.node import check_pod_here
+
+    via = _choice(options, "via", _VIA)
+    if via != "exec":
         try:
-            return check.check_pod_here(context, pod)
+            return check_pod_here(context, pod)
         except UsageError:
             if via == "node":
                 raise
-            return inside()
-    return check.check_node(context)
+    # The client for Kubernetes takes a while to load.
+    from tracer.check.container import check_pod_inside
+
+    return check_pod_inside(
+        context,
+        pod,
+        container=options.text("container"),
+        kubeconfig=options.text("kubeconfig"),
+    )
 
 
 def _choice(options: Options, name: str, allowed: Sequence[str]) -> str:

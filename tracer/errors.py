@@ -34,6 +34,12 @@ class NoSource(SynsentError):
     exit_code = 4
 
 
+class OutputError(SynsentError):
+    """What was asked for could not be written."""
+
+    exit_code = 4
+
+
 class InputError(SynsentError):
     """Something that was to be read could not be."""
 

@@ -52,12 +52,11 @@ class Rung:
 class CheckResult:
     """The whole answer of a check.
 
-    target     what was looked at, for people ("node node-1", "pod shop/cart-0")
-    method     what collected the connections ("sock_diag", "ss", "file a.txt")
-    tried      better ways that did not work
-    notes      what could not be seen or read
-    conntrack  connection tracking entries about the target, as the kernel wrote them
-    wall_ns    when it was collected, nanoseconds since the epoch
+    target   what was looked at, for people ("node node-1", "pod shop/cart-0")
+    method   what collected the connections ("sock_diag", "ss", "file a.txt")
+    tried    better ways that did not work
+    notes    what could not be seen or read
+    wall_ns  when it was collected, nanoseconds since the epoch
     """
 
     target: str
@@ -67,7 +66,6 @@ class CheckResult:
     findings: tuple[Finding, ...]
     tried: tuple[Rung, ...] = ()
     notes: tuple[str, ...] = ()
-    conntrack: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,11 +26,12 @@ class Outcome(StrEnum):
 
 
 class SourceName(StrEnum):
-    """What observes sockets."""
+    """What observes sockets. TEXT is what another program printed, which only `check` reads."""
 
     BPF = "bpf"
     SOCK_DIAG = "sock_diag"
     PROCFS = "procfs"
+    TEXT = "text"
 
 
 class TcpState(Enum):

@@ -203,7 +203,7 @@ FIELDS: tuple[Field, ...] = (
     _attempt(
         "detected_by",
         _STRING,
-        "The source that observed the attempt.",
+        "The source that observed the attempt; text: what another program printed.",
         enum=tuple(source.value for source in SourceName),
     ),
     _tracer("tracer.version", _STRING, "Version of the tracer."),
@@ -211,7 +211,7 @@ FIELDS: tuple[Field, ...] = (
         "tracer.backend",
         _STRING,
         "The source that observes sockets.",
-        enum=tuple(source.value for source in SourceName),
+        enum=tuple(source.value for source in SourceName if source is not SourceName.TEXT),
     ),
     _tracer("tracer.hooks", ("array",), "Where the source is attached."),
     _tracer("tracer.lacking", ("array",), "What this machine does not allow, at what cost."),

@@ -3,17 +3,35 @@
 from __future__ import annotations
 
 import json
+import secrets
 import shutil
+import subprocess
+import sys
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.support.client import Client
-from tests.support.kube_exec import KubeServer, pod_document, prints
+from tests.support.kube_exec import (
+    KubeServer,
+    cuts,
+    fails,
+    forbidden,
+    missing_in_containerd,
+    missing_in_docker,
+    pod_document,
+    prints,
+    refuses,
+    status,
+)
 from tests.support.netns import Namespace, iptables, lone_pod
-from tests.support.tracer import run_program
+from tests.support.pods import kubepods_cgroup, log_folder
+from tests.support.tracer import check_event, run_program
+from tests.support.wait import wait_until
 
 INSIDE, OUTSIDE = "10.4.100.50", "52.94.10.112"
 HEADLINE = (
@@ -27,11 +45,16 @@ PROC, PROC6 = ("cat", "/proc/net/tcp"), ("cat", "/proc/net/tcp6")
 
 
 @contextmanager
-def three_stuck() -> Iterator[tuple[Namespace, Client]]:
-    """A pod with two connects to a VPC address and one to the outside, by the same process."""
+def three_stuck(*, tracked: bool = False) -> Iterator[tuple[Namespace, Client]]:
+    """A pod with two connects to a VPC address, which one process makes, and one to the outside.
+
+    `tracked`: conntrack follows them. It does so in a namespace that has a rule which asks for it.
+    """
     with lone_pod() as pod:
         for address in (INSIDE, OUTSIDE):
             pod.run(["ip", "address", "add", f"{address}/32", "dev", "lo"])
+        if tracked:
+            iptables(pod, "-A", "OUTPUT", "-m", "conntrack", "--ctstate", "NEW", "-j", "ACCEPT")
         iptables(pod, "-A", "INPUT", "-p", "tcp", "--dport", "443", "-j", "DROP")
         clients = [Client(pod, INSIDE, 443, "--hold", "--count", "2")]
         clients.append(Client(pod, OUTSIDE, 443, "--hold"))
@@ -105,33 +128,267 @@ def test_a_pod_without_stuck_connections_is_ok(tmp_path: Path) -> None:
     assert done.returncode == 0
 
 
+# --- inside a container, where it fails ----------------------------------------------------------
+
+
+@contextmanager
+def cluster(
+    folder: Path, name: str = "web-0", uid: str | None = None
+) -> Iterator[tuple[KubeServer, tuple[str, ...]]]:
+    """A cluster with one pod, and the options to check it from inside."""
+    with KubeServer() as server:
+        document = pod_document(name=name)
+        document["metadata"]["uid"] = uid or document["metadata"]["uid"]
+        server.pods["shop", name] = document
+        config = folder / "config"
+        config.write_text(server.kubeconfig())
+        yield (
+            server,
+            ("check", "--pod", f"shop/{name}", "--via", "exec", "--kubeconfig", str(config)),
+        )
+
+
 def refused_role(server: KubeServer) -> None:
     server.instead_of_pods = (403, {"kind": "Status", "code": 403, "message": "no"})
+
+
+def refused_exec(server: KubeServer) -> None:
+    server.otherwise = refuses(403, forbidden("create", "pods/exec", "web-0", "shop", "dev"))
 
 
 def gone(server: KubeServer) -> None:
     server.pods.clear()
 
 
+def gone_since_it_was_looked_up(server: KubeServer) -> None:
+    server.otherwise = refuses(404, status(404, "NotFound", 'pods "web-0" not found'))
+
+
+def container_gone(server: KubeServer) -> None:
+    server.otherwise = fails('container not found ("app")')
+
+
+def nothing_in_it(server: KubeServer) -> None:
+    server.otherwise = missing_in_containerd
+
+
+def nothing_in_it_under_docker(server: KubeServer) -> None:
+    server.otherwise = missing_in_docker
+
+
+def cut(server: KubeServer) -> None:
+    server.otherwise = cuts(b"State Recv-Q Send-Q\nSYN-SENT 0 1 10.4.7.21:40000 10.4.100.50:443\n")
+
+
+def cut_by_a_reset(server: KubeServer) -> None:
+    server.otherwise = cuts(b"State", reset=True)
+
+
 @pytest.mark.parametrize(
-    ("arrange", "status", "named"),
-    [(refused_role, 3, "shop"), (gone, 5, "shop/web-0")],
+    ("arrange", "exit_status", "named"),
+    [
+        (refused_role, 3, "shop"),
+        (refused_exec, 3, "not permitted: pods/exec: create in namespace shop"),
+        (gone, 5, "no pod shop/web-0"),
+        (gone_since_it_was_looked_up, 5, "no pod shop/web-0"),
+        (container_gone, 5, "container app of pod shop/web-0 is not running"),
+        (nothing_in_it, 5, "has neither ss nor netstat nor cat"),
+        (nothing_in_it_under_docker, 5, "has neither ss nor netstat nor cat"),
+        (cut, 5, "the connection was cut while `ss -tanpo` in container app"),
+        (cut_by_a_reset, 5, "the connection was cut while `ss -tanpo` in container app"),
+    ],
 )
-def test_what_the_api_server_refuses_is_a_message_and_a_status(
-    tmp_path: Path, arrange: Callable[[KubeServer], None], status: int, named: str
+def test_what_keeps_a_container_from_being_looked_into_is_a_message_and_a_status(
+    tmp_path: Path, arrange: Callable[[KubeServer], None], exit_status: int, named: str
 ) -> None:
-    with KubeServer() as server:
-        server.pods["shop", "web-0"] = pod_document()
+    with cluster(tmp_path) as (server, options):
         arrange(server)
-        config = tmp_path / "config"
-        config.write_text(server.kubeconfig())
-        done = run_program(
-            *("check", "--pod", "shop/web-0", "--via", "exec", "--kubeconfig", str(config))
-        )
-    assert done.returncode == status, done.stderr
+        done = run_program(*options, "--report", str(tmp_path / "report"))
+    assert done.returncode == exit_status, done.stderr
     assert named in done.stderr
+    assert len(done.stderr.splitlines()) == 1
     assert "Traceback" not in done.stderr
     assert done.stdout == ""
+    assert [one.name for one in tmp_path.iterdir()] == ["config"], "a report, or a part of one"
+
+
+def test_a_container_without_anything_names_the_node_that_sees_it(tmp_path: Path) -> None:
+    with cluster(tmp_path) as (_, options):
+        done = run_program(*options)
+    assert "on node-a run `synsent-trace check --pod shop/web-0 --via node`" in done.stderr
+
+
+@contextmanager
+def on_this_node(pod: Namespace) -> Iterator[tuple[str, str]]:
+    """Makes the namespace that of a pod which kubelet runs here; gives the pod's name and uid."""
+    name, uid = f"web-{secrets.token_hex(4)}", str(uuid.uuid4())
+    with kubepods_cgroup(uid) as cgroup, log_folder(f"shop_{name}_{uid}"):
+        process = pod.popen(["cat"], stdin=subprocess.PIPE)
+        (cgroup / "cgroup.procs").write_text(str(process.pid))
+        # nsenter must have entered it, else its namespace is the node's.
+        wait_until(
+            lambda: Path(f"/proc/{process.pid}/ns/net").stat().st_ino == pod.inode,
+            10,
+            "the pod's process",
+        )
+        try:
+            yield name, uid
+        finally:
+            process.kill()
+            process.wait(10)
+
+
+@pytest.mark.parametrize("via", ["auto", "exec"])
+def test_a_pod_of_this_node_without_any_tool_is_looked_at_from_the_node(
+    tmp_path: Path, via: str
+) -> None:
+    with (
+        three_stuck() as (pod, _),
+        on_this_node(pod) as (name, uid),
+        cluster(tmp_path, name, uid) as (server, options),
+    ):
+        done = run_program(*options, "--via", via)
+        commands = server.ran
+    assert done.stdout.startswith(HEADLINE), done.stdout + done.stderr
+    assert done.returncode == 1
+    if via == "exec":
+        assert commands == [SS, NETSTAT, PROC]
+        assert "since nothing in its container reads sockets" in done.stdout
+        assert done.stdout.count("not in the container.") == 3
+    assert f"kubectl exec {name} -n shop" in done.stdout
+
+
+def test_a_pod_of_the_same_name_in_another_cluster_is_not_taken_for_it(tmp_path: Path) -> None:
+    with (
+        three_stuck() as (pod, _),
+        on_this_node(pod) as (name, _),
+        cluster(tmp_path, name) as (_, options),
+    ):
+        done = run_program(*options)
+    assert done.returncode == 5
+    assert "has neither ss nor netstat nor cat" in done.stderr
+
+
+# --- reports -------------------------------------------------------------------------------------
+
+
+def found_in(output: str) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads(output)["connections"]
+    return found
+
+
+def test_a_report_of_a_process_is_read_back_as_it_was_answered(tmp_path: Path) -> None:
+    report = tmp_path / "report"
+    with three_stuck() as (pod, client):
+        wait_until(lambda: pod.counter("TCPSynRetrans") >= 3, 15, "each SYN to be sent again")
+        first = run_program(
+            *("check", "--pid", str(client.pid), "--report", str(report), "--format", "json")
+        )
+    assert first.stderr == f"synsent-trace: the report is in {report}\n"
+    assert len(found_in(first.stdout)) == 2
+    again = run_program("check", "--bundle", str(report), "--format", "json")
+    assert again.stdout == first.stdout
+    assert again.returncode == first.returncode == 1
+    assert (report / "report.json").read_text() == first.stdout
+    events = [json.loads(line) for line in (report / "events.jsonl").read_text().splitlines()]
+    assert len(events) == 2
+    for event in events:
+        check_event(event)
+        assert event["process"]["pid"] == client.pid
+        assert event["detected_by"] == "sock_diag"
+    described = (report / "environment.txt").read_text()
+    assert f"target: process {client.pid} on node" in described
+    assert "\nkernel: Linux " in described
+
+
+@pytest.mark.parametrize("tracked", [False, True])
+def test_the_text_in_a_report_of_a_pod_gives_the_same_lines_by_itself(
+    tmp_path: Path, tracked: bool
+) -> None:
+    report, sent = tmp_path / "report", tmp_path / "sent"
+    with three_stuck(tracked=tracked) as (pod, _), on_this_node(pod) as (name, _):
+        first = run_program(
+            *("check", "--pod", f"shop/{name}", "--via", "node", "--report", str(report))
+        )
+    assert first.stdout.startswith(HEADLINE), first.stdout + first.stderr
+    sent.mkdir()
+    for file in ("pod_connections.txt", "pod_conntrack_connections.txt"):
+        shutil.copy(report / file, sent)
+    again = run_program("check", "--bundle", str(sent))
+    assert again.stdout.startswith(HEADLINE), again.stdout + again.stderr
+    sockets = (report / "pod_connections.txt").read_text()
+    assert f"# network namespace {pod.inode}, /proc/" in sockets
+    assert sockets.count("# network namespace") == 2, "tcp and tcp6 of the pod, nobody else's"
+    entries = (report / "pod_conntrack_connections.txt").read_text().splitlines()
+    kept = [line for line in entries if not line.startswith("#")]
+    assert len([line for line in kept if f"dst={INSIDE} " in line]) == (2 if tracked else 0)
+    assert all(f"={INSIDE} " in line or f"={OUTSIDE} " in line for line in kept)
+
+
+def test_a_report_from_inside_a_container_holds_what_its_tool_printed(tmp_path: Path) -> None:
+    report = tmp_path / "report"
+    with three_stuck() as (pod, _), cluster(tmp_path) as (server, options):
+        printed = pod.run(SS).encode()
+        server.when(*SS, does=prints(printed))
+        done = run_program(*options, "--report", str(report))
+    assert done.stdout.startswith(HEADLINE), done.stdout + done.stderr
+    kept = (report / "pod_connections.txt").read_bytes()
+    assert kept == b"# ss in pod shop/web-0\n" + printed
+    (line,) = (report / "pod_conntrack_connections.txt").read_text().splitlines()
+    assert line.startswith("# not read: ")
+    assert run_program("check", "--bundle", str(report)).stdout == done.stdout
+
+
+def test_a_report_of_the_node_holds_the_sockets_of_every_namespace(tmp_path: Path) -> None:
+    report = tmp_path / "report"
+    with three_stuck() as (pod, _), lone_pod() as empty:
+        run_program("check", "--node", "--report", str(report))
+    sockets = (report / "pod_connections.txt").read_text()
+    assert f"# network namespace {pod.inode}, " in sockets
+    # Nobody lives in it: it is there by its name alone.
+    assert f"# network namespace {empty.inode}, net/tcp through /run/netns/" in sockets
+
+
+CONNECT_AND_WAIT = f"""
+import socket, sys
+connecting = socket.socket()
+connecting.setblocking(False)
+connecting.connect_ex(("{INSIDE}", 443))
+print(flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize(
+    ("options", "kept"),
+    [((), ["--password=***", "--verbose"]), (("--redact",), [])],
+    ids=["masked", "redacted"],
+)
+def test_a_secret_of_a_command_line_is_in_no_output_and_in_no_file(
+    tmp_path: Path, options: tuple[str, ...], kept: list[str]
+) -> None:
+    report = tmp_path / "report"
+    with three_stuck() as (pod, _):
+        process = pod.popen(
+            [sys.executable, "-c", CONNECT_AND_WAIT, "--password=hunter2", "--verbose"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"\n"
+        done = run_program(
+            *("check", "--pid", str(process.pid), "--format", "json", "--report", str(report)),
+            *options,
+        )
+    (found,) = found_in(done.stdout)
+    assert found["process"]["command_args"][3:] == kept
+    assert found["process"]["command_args"][0] == sys.executable
+    assert "hunter2" not in done.stdout
+    for file in report.iterdir():
+        assert b"hunter2" not in file.read_bytes(), file.name
+
+
+# --- wrong input ---------------------------------------------------------------------------------
 
 
 def test_a_file_that_is_no_list_of_sockets_is_named_and_exits_with_5(tmp_path: Path) -> None:

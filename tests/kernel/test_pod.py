@@ -4,50 +4,18 @@ from __future__ import annotations
 
 import secrets
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from tests.support.client import Client
 from tests.support.netns import SERVER_V4, PodPair, drop_forwarded, pod_pair
+from tests.support.pods import kubepods_cgroup, log_folder
 from tests.support.tracer import Tracer, get, run_program
 from tests.support.wait import wait_until
 
 PORT = 8443
 SEEN_SECONDS = 15
-LOGS = Path("/var/log/pods")
-HIERARCHIES = (Path("/sys/fs/cgroup/pids"), Path("/sys/fs/cgroup"))
-
-
-@contextmanager
-def kubepods_cgroup(uid: str) -> Iterator[Path]:
-    """A container's cgroup as kubelet's cgroupfs driver makes it, gone afterwards."""
-    root = next(folder for folder in HIERARCHIES if (folder / "cgroup.procs").exists())
-    pod = root / "kubepods" / "burstable" / f"pod{uid}"
-    container = pod / secrets.token_hex(32)
-    container.mkdir(parents=True)
-    try:
-        yield container
-    finally:
-        for folder in (container, pod, pod.parent, pod.parent.parent):
-            try:
-                folder.rmdir()
-            except OSError:
-                break  # others use it
-
-
-@contextmanager
-def log_folder(name: str) -> Iterator[None]:
-    created = [path for path in (LOGS, *LOGS.parents) if not path.exists()]
-    folder = LOGS / name
-    folder.mkdir(parents=True)
-    try:
-        yield
-    finally:
-        for path in (folder, *created):
-            path.rmdir()
 
 
 def stuck_client_in(pods: PodPair, cgroup: Path) -> Client:

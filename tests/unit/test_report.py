@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tracer.check import eni_id
+from tracer.check.container import eni_id
 from tracer.diagnose.advice import MAX_DESTINATIONS, Subject, advise
 from tracer.finding import CheckResult, Finding, PodIdentity, Rung, by_destination, rows
 from tracer.model import Destination, Endpoint, Flow, Process, Scope

@@ -137,6 +137,7 @@ lifecycles = st.builds(
     wall_ns=wall_times,
     health=st.builds(
         Health,
+        backend=st.sampled_from([one for one in SourceName if one is not SourceName.TEXT]),
         stuck_now=counts,
         tracked_now=counts,
         became_stuck=counts,

@@ -86,7 +86,7 @@ def find_pod(spec: str, *, log_root: str = LOG_ROOT, proc: str = "/proc") -> Pod
             name=name,
             uid=uid,
             netns=pod.netns,
-            host_network=_host_netns(proc) in pod.netns,
+            host_network=node_netns(proc) in pod.netns,
         )
     raise UsageError(
         f"no pod {spec} runs on this node: {log_root} knows it by uid {', '.join(uids)}, which no "
@@ -109,6 +109,20 @@ def pods_by_uid(log_root: str = LOG_ROOT) -> dict[str, tuple[str, str]]:
         if namespace and name and uid:
             found[uid] = (namespace, name)
     return found
+
+
+def node_netns(proc: str = "/proc") -> int | None:
+    """The node's own network namespace: that of its first process.
+
+    Where that may not be read (pid 1 may hold capabilities that this process lacks), this process's
+    own, as the trace runs in the node's network; None where neither can be told.
+    """
+    for pid in (1, "self"):
+        try:
+            return inode_of_process(pid, proc)
+        except OSError:
+            continue
+    return None
 
 
 def _parse(spec: str) -> tuple[str, str]:
@@ -173,20 +187,6 @@ def _processes_of(uids: Collection[str], proc: str) -> dict[str, _Seen]:
             pod = seen.setdefault(cgroup.pod_uid, _Seen())
             (pod.others if cgroup.container_id is None else pod.containers).add(inode)
     return seen
-
-
-def _host_netns(proc: str) -> int | None:
-    """The node's own network namespace: that of its first process.
-
-    Where that may not be read (pid 1 may hold capabilities that this process lacks), this process's
-    own, as the trace runs in the node's network; None where neither can be told.
-    """
-    for pid in (1, "self"):
-        try:
-            return inode_of_process(pid, proc)
-        except OSError:
-            continue
-    return None
 
 
 def _where_to_look(namespace: str, name: str) -> str:

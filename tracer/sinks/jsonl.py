@@ -101,11 +101,11 @@ class JsonlSink:
 
     def write(self, reports: Sequence[Report]) -> None:
         """Writes the events of one batch."""
-        self._put([_line(attempt_record(report, self._node)) for report in reports])
+        self._put([encoded(attempt_record(report, self._node)) for report in reports])
 
     def lifecycle(self, event: Lifecycle) -> None:
         """Writes an event of the tracer itself."""
-        self._put([_line(lifecycle_record(event, self._node))])
+        self._put([encoded(lifecycle_record(event, self._node))])
 
     def close(self) -> None:
         """Closes the file. Nothing is held back, so nothing is left to write."""
@@ -226,7 +226,8 @@ class JsonlSink:
             self._lost = 0
 
 
-def _line(record: Record) -> bytes:
+def encoded(record: Record) -> bytes:
+    """An event as a line of UTF-8, harmless on a terminal."""
     text = _encode(record)
     if not text.isascii() or "\x7f" in text:
         text = "".join(char if char.isprintable() else _escape(char) for char in text)

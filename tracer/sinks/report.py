@@ -6,14 +6,12 @@ import io
 import json
 from collections.abc import Iterable, Sequence
 
-from tracer import __version__
-from tracer.finding import CheckResult, Finding, Row, Step, by_destination, rows
-from tracer.model import Endpoint, Process
+from tracer.finding import CheckResult, Row, Step, by_destination, rows
+from tracer.model import Process
+from tracer.report_record import document, finding_record
 from tracer.schema import timestamp
 from tracer.sinks.wording import duration, endpoint, known, tag
 from tracer.text import safe
-
-REPORT_VERSION = 1
 
 _SHOWN_PROCESSES = 3
 
@@ -111,67 +109,6 @@ def _advice(steps: Sequence[Step]) -> list[str]:
 # --- for programs ------------------------------------------------------------------------------
 
 
-def document(result: CheckResult, steps: Sequence[Step]) -> dict[str, object]:
-    """The whole answer as one JSON object; `finding_record` says what is in a finding."""
-    return {
-        "report_version": REPORT_VERSION,
-        "tool": f"synsent-trace {__version__}",
-        "time": timestamp(result.wall_ns),
-        "target": result.target,
-        "node": result.node,
-        "method": result.method,
-        "tried": [{"method": rung.method, "reason": rung.reason} for rung in result.tried],
-        "notes": list(result.notes),
-        "found": len(result.findings),
-        "destinations": [
-            {**_endpoint(where), "scope": what.scope.value, "tag": what.scope.tag, "count": count}
-            for where, what, count in by_destination(result.findings)
-        ],
-        "connections": [finding_record(finding) for finding in result.findings],
-        "advice": [
-            {"title": step.title, "reason": step.reason, "commands": list(step.commands)}
-            for step in steps
-        ],
-    }
-
-
-def finding_record(finding: Finding) -> dict[str, object]:
-    """One connection, keyed as the live trace's events are."""
-    flow, pod, process = finding.flow, finding.pod, finding.process
-    return {
-        "k8s": {
-            "node": {"name": pod.node if pod else None},
-            "namespace": {"name": pod.namespace if pod else None},
-            "pod": {"name": pod.name if pod else None, "uid": pod.uid if pod else None},
-        },
-        "eni_id": pod.eni_id if pod else None,
-        "container": {"id": process.container_id if process else None},
-        "process": None
-        if process is None
-        else {
-            "pid": process.pid,
-            "executable": {"name": process.name, "path": process.executable},
-            "command_args": None if process.command_line is None else list(process.command_line),
-        },
-        "user": {"id": finding.uid},
-        "netns": flow.netns,
-        "network": {"type": f"ipv{flow.family}", "transport": "tcp"},
-        "source": _endpoint(flow.source),
-        "destination": {
-            **_endpoint(flow.destination),
-            "scope": finding.destination.scope.value,
-            "tag": finding.destination.scope.tag,
-            "name": finding.destination.name,
-        },
-        "attempt": {
-            "age_seconds": _rounded(finding.age_seconds),
-            "syns_sent": finding.syns_sent,
-            "next_retry_seconds": _rounded(finding.next_retry_seconds),
-            "mapped": flow.mapped,
-        },
-    }
-
-
 def as_json(result: CheckResult, steps: Sequence[Step]) -> str:
     return json.dumps(document(result, steps), indent=2, ensure_ascii=True) + "\n"
 
@@ -186,14 +123,6 @@ def as_jsonl(result: CheckResult) -> str:
         for finding in result.findings
     )
     return "".join(f"{line}\n" for line in lines)
-
-
-def _endpoint(where: Endpoint) -> dict[str, object]:
-    return {"address": where.address, "port": where.port}
-
-
-def _rounded(seconds: float | None) -> float | None:
-    return None if seconds is None else round(seconds, 3)
 
 
 # --- Markdown ----------------------------------------------------------------------------------

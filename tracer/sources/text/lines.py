@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import codecs
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import IO, Final
 
 from tracer.errors import InputError
 from tracer.sources.text.reader import MAX_LINE
 
+Copy = Callable[[bytes], object]
+"""Takes each piece of a text as it is read, unchanged: standard input cannot be read twice."""
+
 _BLOCK: Final = 256 * 1024
 
 
-def file_lines(path: str) -> Iterator[str]:
+def file_lines(path: str, copy: Copy | None = None) -> Iterator[str]:
     """Lines of a file. Raises InputError where it cannot be opened or read."""
     try:
         with open(path, "rb") as stream:
-            yield from text_lines(stream, path)
+            yield from text_lines(stream, path, copy)
     except OSError as error:
         raise _unreadable(path, error) from error
 
 
-def text_lines(stream: IO[bytes], name: str) -> Iterator[str]:
+def text_lines(stream: IO[bytes], name: str, copy: Copy | None = None) -> Iterator[str]:
     r"""Lines of a stream, without their "\n". Bytes that are no UTF-8 become U+FFFD.
 
     Of a line longer than MAX_LINE bytes at least MAX_LINE + 1 characters are given: enough to see
@@ -29,7 +32,7 @@ def text_lines(stream: IO[bytes], name: str) -> Iterator[str]:
     """
     rest = b""
     skipping = False
-    for block in _blocks(stream, name):
+    for block in _blocks(stream, name, copy):
         if skipping:
             _, newline, block = block.partition(b"\n")  # noqa: PLW2901
             if not newline:
@@ -47,7 +50,7 @@ def text_lines(stream: IO[bytes], name: str) -> Iterator[str]:
         yield rest.decode(errors="replace")
 
 
-def _blocks(stream: IO[bytes], name: str) -> Iterator[bytes]:
+def _blocks(stream: IO[bytes], name: str, copy: Copy | None) -> Iterator[bytes]:
     first = True
     while True:
         try:
@@ -56,6 +59,8 @@ def _blocks(stream: IO[bytes], name: str) -> Iterator[bytes]:
             raise _unreadable(name, error) from error
         if not block:
             return
+        if copy is not None:
+            copy(block)
         yield block.removeprefix(codecs.BOM_UTF8) if first else block
         first = False
 
