@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _PROGRAM: Final = "synsent-trace"
 _TARGETS: Final = ("node", "pod", "pid", "netns")
 
-_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 
 _LEAST_SECONDS: Final = 0.01
 _MOST_SECONDS: Final = 365 * 86_400.0

@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
-from tracer.errors import UsageError
+from tracer.errors import OutputError, SynsentError, UsageError
 from tracer.finding import CheckResult, Step
 from tracer.options import Options
 from tracer.text import safe
@@ -33,16 +33,19 @@ _EPILOG: Final = """\
   pod_connections.txt             TCP sockets in every state, as they were read
   pod_conntrack_connections.txt   conntrack's entries about the addresses in question
 It holds addresses, names of pods and processes, and command lines, in which what looks like a
-secret is masked; --redact leaves only the program of each. Text given by --file is copied as it is.
+secret is masked, as in lines that are quoted; --redact leaves only the program of each, and quotes
+no line. Text given by --file, and what a tool printed in a container, is copied as it is.
 
 exit status: 0 none found, 1 some found, 2 wrong usage, 3 not permitted, 4 nothing here can observe
-sockets, or the report could not be written, 5 an input, or the API server, could not be read
+sockets, or the answer or the report could not be written, 5 an input, or the API server, could not
+be read, or what was to be looked at has ended
 
 examples:
   synsent-trace check --node
   synsent-trace check --pod shop/web-0 --report ./web-0
   synsent-trace check --bundle ./web-0 --format markdown
   ss -tanpo | synsent-trace check --file -
+  ss -Htn state syn-sent | synsent-trace check --file - --state syn-sent
 """
 
 
@@ -72,8 +75,16 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="look at a pod from its node, or from inside through the API server; auto (the "
         "default) does the first where the pod is on this node",
     )
-    how.add_argument("--container", metavar="NAME", help="container to look from, with --via exec")
+    how.add_argument(
+        "--container", metavar="NAME", help="look at a pod from inside this container of it"
+    )
     how.add_argument("--kubeconfig", metavar="FILE", help="how to reach the API server")
+    how.add_argument(
+        "--state",
+        metavar="STATE",
+        help="the state that ss was asked for (ss -tn state syn-sent), which it then does not "
+        "print; for --file",
+    )
     show = parser.add_argument_group("what to show")
     show.add_argument("--format", metavar="text|json|jsonl|markdown", help="(default text)")
     show.add_argument(
@@ -87,8 +98,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     show.add_argument(
         "--redact",
         action="store_true",
-        help="of command lines show the program alone; without it what looks like a secret is "
-        "masked",
+        help="of command lines show the program alone, and quote no line of a text; without it "
+        "what looks like a secret is masked",
     )
     show.add_argument(
         "--report", metavar="DIR", help="write everything into a new directory too; see below"
@@ -117,10 +128,10 @@ def _run_with_report(
     # Before anything is looked at: a name that cannot be had is said at once.
     with Bundle(directory) as bundle:
         result, steps = _answer(options, environment, bundle)
-        unprinted: OSError | None = None
+        unprinted: OutputError | None = None
         try:
             _print(_rendered(answer_format, result, steps))
-        except OSError as error:  # `| head`: the report is wanted all the same
+        except OutputError as error:  # the report is wanted all the same
             unprinted = error
         bundle.finish(result, steps, describe())
     with suppress(OSError):  # closed
@@ -134,17 +145,29 @@ def _answer(
     options: Options, environment: Mapping[str, str], raw: Raw | None
 ) -> tuple[CheckResult, Sequence[Step]]:
     """What was found, fit to be passed on, and what to check next."""
-    from tracer.check.answer import steps_for, with_command_lines
-    from tracer.redact import masked, program_only
+    from tracer.check.answer import steps_for, with_command_lines, with_lines
+    from tracer.redact import masked, masked_text, program_only, without_quotations
 
     found = _collect(options, environment, raw)
-    result = with_command_lines(found, program_only if options.flag("redact") else masked)
-    return result, steps_for(result)
+    redact = options.flag("redact")
+    result = with_command_lines(found, program_only if redact else masked)
+    result = with_lines(result, without_quotations if redact else masked_text)
+    return result, steps_for(result, here=options.text("bundle") is None)
 
 
-def _print(text: str) -> None:
-    sys.stdout.write(text)
-    sys.stdout.flush()
+def _print(pieces: Iterable[str]) -> None:
+    """Raises OutputError where it cannot be written. Nobody reading on is no error."""
+    try:
+        sys.stdout.writelines(pieces)
+        sys.stdout.flush()
+    except OSError as error:
+        # What is left in the buffer is written at the program's end, and fails again.
+        with suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not isinstance(error, BrokenPipeError):
+            raise OutputError(
+                f"the answer could not be written: {error.strerror or error}"
+            ) from error
 
 
 def _collect(options: Options, environment: Mapping[str, str], raw: Raw | None) -> CheckResult:
@@ -156,7 +179,7 @@ def _collect(options: Options, environment: Mapping[str, str], raw: Raw | None) 
     cidrs = parse_cidrs(options.several("vpc_cidr"), options.label("vpc_cidr"))
     context = Context(node_name, Destinations(cidrs), raw)
     pod, pid, files = options.text("pod"), options.text("pid"), options.several("file")
-    bundle = options.text("bundle")
+    bundle, via = options.text("bundle"), _choice(options, "via", _VIA)
     chosen = [
         *(options.flag("node"), pod is not None, pid is not None, bool(files)),
         bundle is not None,
@@ -166,6 +189,7 @@ def _collect(options: Options, environment: Mapping[str, str], raw: Raw | None) 
             "nothing to check" if chosen == 0 else "more than one thing to check",
             hint="give one of --node, --pod NAMESPACE/NAME, --pid PID, --file FILE, --bundle DIR",
         )
+    _refuse_idle(options, pod=pod is not None, files=bool(files))
     if bundle is not None:
         if raw is not None:
             raise UsageError(
@@ -174,35 +198,73 @@ def _collect(options: Options, environment: Mapping[str, str], raw: Raw | None) 
             )
         return texts.check_bundle(context, bundle, reclassify=bool(cidrs))
     if files:
-        return texts.check_files(context, files)
+        if files.count("-") > 1:
+            raise UsageError(f"{options.label('file')} -: standard input can be read once only")
+        return texts.check_files(context, files, state=_state(options))
     if pid is not None:
         if not pid.isascii() or not pid.isdigit() or not os.path.isdir(f"/proc/{pid}"):  # noqa: PTH112
             raise UsageError(f"{options.label('pid')}: no process has the id {pid!r}")
         return node.check_node(context, pid=int(pid))
     if pod is not None:
-        return _check_pod(context, options, pod)
+        return _check_pod(context, options, pod, via)
     return node.check_node(context)
 
 
-def _check_pod(context: Context, options: Options, pod: str) -> CheckResult:
+def _refuse_idle(options: Options, *, pod: bool, files: bool) -> None:
+    """Refuses what the command line says and nothing would come of."""
+    for name, needed, is_there in (
+        *((name, "pod", pod) for name in ("via", "container", "kubeconfig")),
+        ("state", "file", files),
+    ):
+        if options.on_command_line(name) and not is_there:
+            raise UsageError(f"--{name} is for --{needed} alone")
+    if options.text("via") == "node":
+        for name in ("container", "kubeconfig"):
+            if options.on_command_line(name):
+                raise UsageError(f"--{name} is of no use with {options.label('via')} node")
+
+
+def _state(options: Options) -> str | None:
+    """The state of rows that show none, by the kernel's name."""
+    from tracer.sources.text.ss import FILTERS
+
+    given = options.text("state")
+    if given is None:
+        return None
+    state = FILTERS.get(given.lower().replace("_", "-"))
+    if state is None:
+        raise UsageError(
+            f"{options.label('state')}: {given!r} is no state that ss can be asked for",
+            hint=f"it is one of {', '.join(FILTERS)}",
+        )
+    return state
+
+
+def _check_pod(context: Context, options: Options, pod: str, via: str) -> CheckResult:
     from tracer.check.node import check_pod_here
 
-    via = _choice(options, "via", _VIA)
-    if via != "exec":
+    container = options.text("container")
+    not_here: UsageError | None = None
+    # Only from inside one container looks different from another.
+    if via == "node" or (via == "auto" and container is None):
         try:
             return check_pod_here(context, pod)
-        except UsageError:
+        except UsageError as error:
             if via == "node":
                 raise
+            not_here = error
     # The client for Kubernetes takes a while to load.
     from tracer.check.container import check_pod_inside
 
-    return check_pod_inside(
-        context,
-        pod,
-        container=options.text("container"),
-        kubeconfig=options.text("kubeconfig"),
-    )
+    try:
+        return check_pod_inside(
+            context, pod, container=container, kubeconfig=options.text("kubeconfig")
+        )
+    except SynsentError as error:
+        # Wrong usage is the same both ways.
+        if not_here is not None and not isinstance(error, UsageError):
+            error.args = (f"{error}; nor was it found here: {not_here}",)
+        raise
 
 
 def _choice(options: Options, name: str, allowed: Sequence[str]) -> str:
@@ -212,7 +274,8 @@ def _choice(options: Options, name: str, allowed: Sequence[str]) -> str:
     return value
 
 
-def _rendered(answer_format: str, result: CheckResult, steps: Sequence[Step]) -> str:
+def _rendered(answer_format: str, result: CheckResult, steps: Sequence[Step]) -> Iterable[str]:
+    """The answer, in pieces."""
     from tracer.sinks import report
 
     if answer_format == "json":
@@ -220,6 +283,6 @@ def _rendered(answer_format: str, result: CheckResult, steps: Sequence[Step]) ->
     if answer_format == "jsonl":
         return report.as_jsonl(result)
     if answer_format == "markdown":
-        return report.as_markdown(result, steps)
+        return [report.as_markdown(result, steps)]
     color = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
-    return report.text(result, steps, color=color)
+    return [report.text(result, steps, color=color)]

@@ -39,6 +39,9 @@ class Options:
         value = self._environment.get(variable)
         return None if value is None or value == "" else (variable, value)
 
+    def on_command_line(self, name: str) -> bool:
+        return name in self._given
+
     def label(self, name: str) -> str:
         """How the user named an option that was given."""
         found = self._source(name)

@@ -12,7 +12,7 @@ Every expression starts where a run of its characters starts and never gives a c
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final
 
 MASK: Final = "***"
@@ -35,11 +35,28 @@ _SECRET_PART: Final = re.compile(
 _SECRET_WORDS: Final = frozenset(
     (
         *("auth", "authtoken", "bearer", "cookie", "cred", "creds", "jwt", "oauth", "pass"),
-        *("passin", "passout", "psk", "pw", "pwd", "signature", "token", "tokens", "userpass"),
-        *("dbpass", "rootpass"),
+        *("passin", "passout", "proxyauth", "psk", "pw", "pwd", "signature", "token", "tokens"),
+        *("dbpass", "rootpass", "userpass"),
     )
 )
-_SECRET_ENDINGS: Final = ("token", "pwd", "passwd")
+_SECRET_ENDINGS: Final = ("token", "pwd", "passwd", "pw")
+# Secret or a file's name, a column's, a number: what the value looks like decides.
+_KEYS: Final = frozenset({"key", "licence", "license"})
+_OPEN_KEYS: Final = frozenset(
+    (
+        *("cache", "foreign", "group", "index", "partition", "primary", "public", "row", "routing"),
+        *("shard", "sort", "topology"),
+    )
+)
+_NO_KEY: Final = re.compile(
+    r"[0-9.,]{0,5}|[.~]{0,2}/[\w./@~-]*+"
+    r"|[\w./@~-]{1,256}\.(?:asc|cer|conf|crt|der|gpg|jks|json|key|p12|pem|pfx|pub|txt|ya?ml)"
+)
+# A colon alone separates these from their value; `auth:8080` is a host and its port.
+_COLON_NAMES: Final = frozenset(
+    {"passphrase", "passwd", "password", "psk", "pwd", "secret", "token"}
+)
+_PORT_HERE: Final = re.compile(r"[0-9]{0,5}(?![^\s/?#,;\"'])")
 # `--max-tokens 5` is a number of words of text.
 _COUNTED: Final = frozenset({"count", "limit", "max", "min", "new", "num", "prompt", "total"})
 # What a name ends in that is about a secret: `--token-file PATH`, `--auth-mode`.
@@ -71,8 +88,9 @@ _QUERY_NAMES: Final = frozenset({"key", "sig"})
 # --- texts ---------------------------------------------------------------------------------------
 
 _NAMED: Final = re.compile(r"""(?<![\w.-])([\w.-]++)(\\?["'\]]?\s*+[=:]\s*+)""")
-# A comma ends a value where another name follows (`-o user=u,password=p,vers=3`).
-_VALUE: Final = re.compile(r"""(?:[^\s&"'`,;]|[,;](?![\w.-]{1,64}=))*+""")
+# A comma ends a value where another name follows (`-o user=u,password=p,vers=3`). A shell takes
+# space after a backslash for a part of the word, but for the end of a line.
+_VALUE: Final = re.compile(r"""(?:\\\s|[^\s&"'`,;]|[,;](?![\w.-]{1,64}=))*+""")
 _QUOTE: Final = re.compile(r"""\\?["']""")
 _LINE: Final = re.compile(r"[^\r\n]*+")
 _SCHEMES: Final = frozenset(
@@ -90,6 +108,15 @@ _LONGEST_USERINFO: Final = 256
 # A user's name of this length is a token in its place: https://TOKEN@github.com.
 _LONGEST_USER: Final = 20
 _NOT_A_PASSWORD: Final = frozenset({"", "x-oauth-basic"})
+# USER:PASSWORD@NETWORK(ADDRESS), of go-sql-driver/mysql: the password may hold anything.
+_DSN: Final = re.compile(r"@[a-z][a-z0-9]{0,15}\(")
+_BEFORE_DSN: Final = re.compile(r"""[\s"'`]""")
+# URLs that are secret as a whole: whoever knows them may use them.
+_SECRET_URL: Final = re.compile(
+    r"(hooks\.slack\.com/(?:services|triggers|workflows)/)[\w/%*+-]++"
+    r"|(api\.telegram\.org/(?:file/)?bot)[\w:%*-]++",
+    re.IGNORECASE,
+)
 
 # What services give out, by the prefixes they document for secret scanners. Never right after a
 # mask: text that had no beginning of its own must not get one.
@@ -103,32 +130,72 @@ _SHAPES: Final = re.compile(
     r"|AIza[\w-]{30,}+"  # Google
     r"|sk-[\w-]{20,}+|[rs]k_(?:live|test)_[0-9A-Za-z]{10,}+"
     r"|npm_[0-9A-Za-z]{30,}+|dckr_pat_[\w-]{20,}+|hf_[0-9A-Za-z]{30,}+"
-    r"|hv[bs]\.[\w-]{20,}+"  # Vault
+    r"|hv[brs]\.[\w-]{20,}+|s\.[0-9A-Za-z]{24}(?![\w.-])"  # Vault
+    r"|(?:bot)?[0-9]{6,12}:[\w-]{30,}+"  # Telegram
     r")"
 )
 
 # --- programs ------------------------------------------------------------------------------------
 
-# One-letter options, by what a program's name begins with. "attached" is -pSECRET alone, where
-# `-p` asks for the password or is another option's.
-_ATTACHED: Final = {"mysql": "p", "mariadb": "p", "mongo": "p", "sshpass": "p", "ldap": "w"}
+# One-letter options, by what a program's name begins with, or is. "attached" is -pSECRET alone,
+# where `-p` asks for the password or is another option's.
+_LOGIN: Final = " login"
+"""No program's name: what follows `docker login`, where -p is not a port."""
+_ATTACHED: Final = {
+    _LOGIN: "p",
+    "7z": "p",
+    "bcp": "P",
+    "ldap": "w",
+    "mariadb": "p",
+    "mongo": "p",
+    "mysql": "p",
+    "snmp": "AXc",
+    "sqlcmd": "P",
+    "sshpass": "p",
+    "unzip": "P",
+    "zip": "P",
+}
 _SEPARATE: Final = {
+    _LOGIN: "p",
+    "bcp": "P",
     "ipmitool": "P",
     "ldap": "w",
     "mongo": "p",
     "mosquitto_": "P",
     "redis-cli": "a",
+    "snmp": "AXc",
     "sqlcmd": "P",
     "sshpass": "p",
+    "unzip": "P",
     "valkey-cli": "a",
+    "zip": "P",
 }
-_PROGRAMS: Final = tuple({**_ATTACHED, **_SEPARATE, "curl": ""})
-_CURL_USER: Final = re.compile(r"-[A-Za-z#]{0,8}?[uU]|--user|--proxy-user")
-_CURL_USER_ATTACHED: Final = re.compile(r"(-[uU]|--user=|--proxy-user=)([^:\s]++:)\S++")
+_SEVERAL: Final = "snmp"
+_LOGGING_IN: Final = frozenset({"az", "buildah", "docker", "helm", "nerdctl", "podman", "skopeo"})
+# Their `--user` is USER:GROUP.
+_RUNNING_AS: Final = frozenset({"buildah", "docker", "nerdctl", "podman", "runc"})
+# Names of settings without a dash: `nmcli ... wifi-sec.psk SECRET`.
+_SETTING: Final = {
+    "aws": re.compile(r"[\w.-]{0,200}aws_[\w.-]{1,64}"),
+    "nmcli": re.compile(r"[\w.-]{1,256}"),
+}
+_SHORT_NAMES: Final = frozenset(
+    {*_LOGGING_IN, *_RUNNING_AS, *_SETTING, "7z", "7za", "7zr", "bcp", "etcdctl", "unzip", "zip"}
+)
+_PREFIXES: Final = tuple({**_ATTACHED, **_SEPARATE, "curl": ""}.keys() - _SHORT_NAMES - {_LOGIN})
+_CURL: Final = re.compile(
+    r"-[A-Za-z#]{0,8}?([uUbxE])|--(user|proxy-user|cookie|proxy|preproxy|cert|proxy-cert)"
+)
+_CURL_ATTACHED: Final = re.compile(
+    r"-([uUbxE])(.++)|--(proxy-user|cookie|proxy|cert)=(.*+)", re.DOTALL
+)
+_USER: Final = "--user"
 
 _OPTION: Final = re.compile(r"--?([A-Za-z_][\w.-]*+)")
-_LONG_OPTION: Final = re.compile(r"--[A-Za-z][A-Za-z0-9-]*+(?:=.*)?|-[A-Za-z]", re.DOTALL)
+# A word of other letters may be a secret that begins with dashes.
+_LONG_OPTION: Final = re.compile(r"--[a-z]++(?:[-_][a-z]++)*+(?:=.*)?|-[A-Za-z]", re.DOTALL)
 _ASSIGNMENT: Final = re.compile(r"-{0,2}([A-Za-z_][\w.-]*+)=")
+_PLAIN_NAME: Final = re.compile(r"[\w.-]++")
 _WHITESPACE: Final = re.compile(r"(\s+)")
 
 
@@ -146,6 +213,16 @@ def masked(arguments: Sequence[str]) -> tuple[str, ...]:
             return after
         before = after
     return (MASK,) * len(before)
+
+
+def masked_text(text: str) -> str:
+    """A line of prose, which may quote a command line, with `***` in the same places."""
+    return masked((text,))[0]
+
+
+def without_quotations(text: str) -> str:
+    """A line of prose up to the line that it quotes: the name of a file, a number and a reason."""
+    return masked_text(text.partition(': "')[0])
 
 
 def program_only(arguments: Sequence[str]) -> tuple[str, ...]:
@@ -172,7 +249,8 @@ class _Words:
     def __init__(self, *, quoted: bool = False) -> None:
         """`quoted`: a shell has yet to take quotation marks away."""
         self._quoted = quoted
-        self._program = ""
+        self._programs: dict[str, None] = {}
+        """Of the tables, the last one at the end; any of the words may be the one that runs."""
         self._follows: Callable[[str], str | None] | None = None
         """What the next word is masked by; None as its answer lets the word after it follow."""
         self._quote = ""
@@ -187,12 +265,16 @@ class _Words:
             if self._quote in word:
                 self._quote = ""
             return MASK
+        if self._quoted and word == "\\":  # the line goes on
+            return word
         follows, self._follows = self._follows, None
         if follows is not None and not _is_option(word):
             return self._following(word, follows)
         assignment = _ASSIGNMENT.match(word)
-        if assignment is not None and _is_secret(assignment[1]):
-            return assignment[0] + _mask_value(word[assignment.end() :])
+        if assignment is not None:
+            mask = _masking(assignment[1], option=word.startswith("-"))
+            if mask is not None:
+                return assignment[0] + mask(word[assignment.end() :])
         attached = self._attached(word)
         if attached is not None:
             return attached
@@ -200,13 +282,28 @@ class _Words:
         if self._follows is None and within is not None and _WHITESPACE.search(word):
             word = within(word)
         if not word.startswith("-"):
-            self._program = _program(word) or self._program
+            self._met(word)
         return word
+
+    def _met(self, word: str) -> None:
+        if word == "login" and self._last in _LOGGING_IN:
+            self._programs[_LOGIN] = None
+        program = _program(word)
+        if program:
+            self._programs.pop(program, None)
+            self._programs[program] = None
+            if program in _LOGGING_IN:
+                self._programs.pop(_LOGIN, None)
+
+    @property
+    def _last(self) -> str:
+        return next(reversed(self._programs), "")
 
     def _following(self, word: str, follows: Callable[[str], str | None]) -> str:
         answer = follows(word)
-        if answer is None:
+        if answer is None or (self._quoted and word[-1] == "\\"):  # a space that is a part of it
             self._follows = follows
+        if answer is None:
             return word
         if self._quoted and word[0] in "\"'" and word[0] not in word[1:] and answer == MASK:
             self._quote = word[0]
@@ -216,31 +313,54 @@ class _Words:
         """What the word says of the next one."""
         if _header_name(word):
             return _mask_header_word
-        if self._program == "curl" and _CURL_USER.fullmatch(word):
-            return _mask_after_user
-        letters = _SEPARATE.get(self._program, "")
-        if len(word) == 2 and word[0] == "-" and word[1] in letters:
-            self._program = ""  # `sshpass -p secret ssh -p 22`
+        if "curl" in self._programs and (curl := _CURL.fullmatch(word)):
+            return _CURL_VALUES[curl[1] or curl[2]]
+        if word == _USER and self._last not in _RUNNING_AS:
+            return _mask_after_name
+        if len(word) == 2 and word[0] == "-" and self._takes(_SEPARATE, word[1]):
+            self._taken()
             return _mask_value
         option = _OPTION.fullmatch(word)
-        return _mask_value if option is not None and _announces_secret(option[1]) else None
+        if option is not None:
+            return _announcing(option[1])
+        setting = _SETTING.get(self._last)
+        named = setting is not None and setting.fullmatch(word) and _is_secret(word)
+        return _mask_value if named else None
 
     def _attached(self, word: str) -> str | None:
-        """The word masked, if it is a one-letter option with its secret; else None."""
-        if self._program == "curl":
-            user = _CURL_USER_ATTACHED.fullmatch(word)
-            return None if user is None else user[1] + user[2] + MASK
-        letters = _ATTACHED.get(self._program, "")
-        if len(word) > 2 and word[0] == "-" and word[1] in letters:
-            self._program = ""
+        """The word masked, if it is an option with its secret attached; else None."""
+        if "curl" in self._programs and (curl := _CURL_ATTACHED.fullmatch(word)):
+            value = curl[2] or curl[4] or ""
+            masked_value = _CURL_VALUES[curl[1] or curl[3]](value)
+            return word[: len(word) - len(value)] + masked_value if masked_value != value else None
+        option, equals, value = word.partition("=")
+        if (
+            option == _USER
+            and equals
+            and ("curl" in self._programs or self._last not in _RUNNING_AS)
+        ):
+            return f"{option}={_mask_after_name(value)}"
+        if len(word) > 2 and word[0] == "-" and self._takes(_ATTACHED, word[1]):
+            self._taken()
             return word[:2] + MASK
         return None
+
+    def _takes(self, letters: Mapping[str, str], letter: str) -> bool:
+        """Whether any of the programs takes a secret with the option of this letter."""
+        return any(letter in letters.get(program, "") for program in self._programs)
+
+    def _taken(self) -> None:
+        """Most have one secret: `sshpass -p secret ssh -p 22`."""
+        several = _SEVERAL in self._programs
+        self._programs = {_SEVERAL: None} if several else {}
 
 
 def _program(word: str) -> str:
     """Which program of the tables the word runs, if any: /usr/bin/mysqldump is "mysql"."""
-    name = word.rpartition("/")[2]
-    return next((known for known in _PROGRAMS if name.startswith(known)), "")
+    name = word.rpartition("/")[2].lstrip("\"'`($")
+    if name in _SHORT_NAMES:
+        return "7z" if name.startswith("7z") else name
+    return next((known for known in _PREFIXES if name.startswith(known)), "")
 
 
 def _is_option(word: str) -> bool:
@@ -270,19 +390,38 @@ def _is_secret(name: str) -> bool:
     )
 
 
-def _announces_secret(name: str) -> bool:
-    """Whether the word after the option of this name is likely to be secret."""
+def _is_key(name: str, *, option: bool) -> bool:
+    """Whether what has this name may be secret: one that says of what, an option, a variable."""
+    words = [word.lower() for word in _NAME_WORD.findall(name[-_LONGEST_NAME:])]
+    if not words or words[-1] not in _KEYS:
+        return False
+    return words[-2] not in _OPEN_KEYS if len(words) > 1 else option or name.isupper()
+
+
+def _masking(name: str, *, option: bool) -> Callable[[str], str] | None:
+    """What masks the value of that name; None where it is not likely to be secret."""
+    if _is_secret(name):
+        return _mask_value
+    return _mask_key if _is_key(name, option=option) else None
+
+
+def _announcing(name: str) -> Callable[[str], str] | None:
+    """What masks the word after the option of this name."""
     first = _NAME_WORD.search(name)
-    return _is_secret(name) and (first is None or first[0].lower() not in _SWITCHING)
+    if first is not None and first[0].lower() in _SWITCHING:
+        return None
+    return _masking(name, option=True)
 
 
 def _header_name(word: str) -> bool:
-    """Whether the word is `Authorization:` or `Authorization: Bearer`, the rest to follow.
+    """Whether the word is `token:`, or `Authorization: Bearer`, the rest to follow.
 
     One in quotation marks has its value in the same text, where _named_values finds it.
     """
     name, colon, scheme = word.partition(":")
-    return bool(colon) and scheme.strip().lower() in {"", *_SCHEMES} and _is_header(name)
+    if not colon or scheme.strip().lower() not in {"", *_SCHEMES}:
+        return False
+    return _is_header(name) or (_PLAIN_NAME.fullmatch(name) is not None and _is_secret(name))
 
 
 def _is_header(name: str) -> bool:
@@ -301,10 +440,41 @@ def _mask_header_word(word: str) -> str | None:
     return None if word.lower() in _SCHEMES else MASK
 
 
+def _mask_key(value: str) -> str:
+    """A key, unless it looks like the file that it is in, or like a number."""
+    return value if _NO_KEY.fullmatch(value) else _mask_value(value)
+
+
 def _mask_after_user(word: str) -> str:
     """`user:password` without the password; a user alone is asked for it."""
     user, colon, password = word.partition(":")
     return f"{user}:{MASK}" if colon and password else word
+
+
+def _mask_after_name(word: str) -> str:
+    """As _mask_after_user, where it may also be a user's number and a group's."""
+    user, _, password = word.partition(":")
+    return word if user.isdigit() and password.isdigit() else _mask_after_user(word)
+
+
+def _mask_cookie(word: str) -> str:
+    """NAME=VALUE; without an equals sign it is a file (curl(1), --cookie)."""
+    return MASK if "=" in word else word
+
+
+def _mask_proxy(word: str) -> str:
+    """[user:password@]host:port, where a scheme does not show that it is a URL."""
+    user, at, host = word.rpartition("@")
+    return word if "://" in word else f"{_mask_after_user(user)}{at}{host}"
+
+
+_CURL_VALUES: Final[Mapping[str, Callable[[str], str]]] = {
+    **dict.fromkeys(("u", "U", "user", "proxy-user"), _mask_after_user),
+    **dict.fromkeys(("b", "cookie"), _mask_cookie),
+    **dict.fromkeys(("x", "proxy", "preproxy"), _mask_proxy),
+    # A certificate's file and its password.
+    **dict.fromkeys(("E", "cert", "proxy-cert"), _mask_after_user),
+}
 
 
 # --- inside an argument --------------------------------------------------------------------------
@@ -314,6 +484,8 @@ def _mask_text(text: str) -> str:
     text = _mask_pem(text)
     text = _replaced(text, _named_values(text))
     text = _replaced(text, _userinfos(text))
+    text = _replaced(text, _dsn_passwords(text))
+    text = _SECRET_URL.sub(lambda url: (url[1] or url[2]) + MASK, text)
     text = _BEARER.sub(rf"\g<1>{MASK}", text)
     return _SHAPES.sub(MASK, text)
 
@@ -345,35 +517,52 @@ def _named_values(text: str) -> Iterator[tuple[int, int]]:
     done = 0
     for match in _NAMED.finditer(text):
         name, separator = match[1], match[2]
-        if match.start() < done or not _is_named_secret(text, match):
+        mask = None if match.start() < done else _masking_here(text, match)
+        if mask is None:
             continue
-        start, end = match.end(), _value_end(text, match)
+        start = match.end()
         quote = _QUOTE.match(text, start)
-        if quote is not None:
+        if quote is None:
+            end = _value_end(text, match)
+        else:
             start = quote.end()
-            closing = text.find(quote[0], start)
-            end = len(text) if closing < 0 else closing
+            end = _found(text, quote[0], start)
         if ":" in separator and (scheme := _SCHEME_AND_VALUE.match(text, start, end)):
             start = scheme.end() if scheme[1].strip().lower() in _SCHEMES else start
         # `Authorization: Bearer`, its value in the next argument.
         if ":" in separator and _is_header(name) and text[start:end].lower() in _SCHEMES:
             continue
         done = end
-        if text[start:end].lower() not in _HARMLESS_VALUES:
+        value = text[start:end]
+        if mask(value) != value:
             yield start, end
 
 
-def _is_named_secret(text: str, match: re.Match[str]) -> bool:
+def _masking_here(text: str, match: re.Match[str]) -> Callable[[str], str] | None:
+    """What masks the value of the name that was found; None where it has none, or no secret one."""
     name, separator = match[1], match[2]
     before = text[match.start() - 1 : match.start()]
-    in_query = before in ("?", "&") and name.lower() in _QUERY_NAMES
-    if not in_query and not _is_secret(name):
-        return False
+    mask = _masking(name, option=name.startswith("-"))
+    if mask is None:
+        in_query = before in ("?", "&") and name.lower() in _QUERY_NAMES
+        mask = _mask_value if in_query else None
     bare = separator.strip()
     if bare == "=":
-        return not separator[-1].isspace() or separator[0].isspace()
-    # `auth:8080` is a host and its port: a colon alone separates a header's name.
-    return "=" in bare or len(bare) > 1 or separator[-1].isspace() or _is_header(name)
+        separates = not separator[-1].isspace() or separator[0].isspace()
+    elif bare == ":" and not separator[-1].isspace():
+        separates = _is_header(name) or _is_set_off_by_colon(text, match)
+    else:
+        separates = True
+    return mask if separates else None
+
+
+def _is_set_off_by_colon(text: str, match: re.Match[str]) -> bool:
+    """Whether it is `password:SECRET` rather than a host and its port, or a user in a URL."""
+    return (
+        match[1].strip("-").lower() in _COLON_NAMES
+        and text[match.start() - 2 : match.start()] != "//"
+        and _PORT_HERE.match(text, match.end()) is None
+    )
 
 
 def _value_end(text: str, match: re.Match[str]) -> int:
@@ -382,11 +571,27 @@ def _value_end(text: str, match: re.Match[str]) -> int:
     if ":" not in match[2] or not _is_header(name):
         found = _VALUE.match(text, start)
         return start if found is None else found.end()
-    line = _LINE.match(text, start)
-    end = start if line is None else line.end()
     before = text[match.start() - 1 : match.start()]
-    closing = text.find(before, start, end) if before and before in "\"'" else -1
-    return end if closing < 0 else closing
+    limit = _found(text, before, start) if before and before in "\"'" else len(text)
+    line = _LINE.match(text, start, limit)
+    return start if line is None else line.end()
+
+
+def _found(text: str, what: str, start: int) -> int:
+    """Where the next of it is, or the text's end."""
+    at = text.find(what, start)
+    return len(text) if at < 0 else at
+
+
+def _dsn_passwords(text: str) -> Iterator[tuple[int, int]]:
+    """Where the passwords are of data source names without a scheme."""
+    for match in _DSN.finditer(text):
+        end = match.start()
+        start = max(0, end - _LONGEST_USERINFO)
+        start = max((one.end() for one in _BEFORE_DSN.finditer(text, start, end)), default=start)
+        _, colon, password = text[start:end].partition(":")
+        if colon and password:
+            yield end - len(password), end
 
 
 def _userinfos(text: str) -> Iterator[tuple[int, int]]:

@@ -1,6 +1,7 @@
 """The answer of a check as one JSON object, and back: the two sides of report.json.
 
-What is written can be read again without loss, but for times, which are rounded to milliseconds.
+What is written can be read again without loss, but for times, which are rounded to milliseconds,
+and for what would make it larger than is read: then a note says how many connections are in it.
 What follows from something else in it (destinations, advice, tags, the number found) is for the
 reader's convenience, and is not read back.
 """
@@ -12,7 +13,7 @@ import math
 import os
 import re
 import stat
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
@@ -28,7 +29,12 @@ REPORT_VERSION: Final = 1
 """Raised when a key changes its meaning or goes away; new keys leave it alone."""
 
 MAX_REPORT_BYTES: Final = 256 << 20
-"""Some 200,000 connections; several times as much memory while it is read."""
+"""Some 400,000 connections; several times as much memory while it is read."""
+
+_ROOM: Final = 1_000
+"""Bytes for two notes more, and for what stands between the members."""
+_PART_OF_SUMMARY: Final = 4
+"""The part of a report that its destinations may take: each is less than half of a connection."""
 
 _MOST_32_BITS: Final = (1 << 32) - 1
 _MOST_64_BITS: Final = (1 << 64) - 1
@@ -42,9 +48,12 @@ _Read = TypeVar("_Read")
 # --- to JSON -------------------------------------------------------------------------------------
 
 
-def document(result: CheckResult, steps: Sequence[Step]) -> dict[str, object]:
-    """The whole answer as one JSON object; `finding_record` says what is in a finding."""
-    return {
+def document(result: CheckResult, steps: Sequence[Step]) -> Iterator[str]:
+    """The whole answer as one JSON object, in pieces; `finding_record` says what is in a finding.
+
+    A connection is a piece, and a line, of its own: there may be very many.
+    """
+    head = {
         "report_version": REPORT_VERSION,
         "tool": f"synsent-trace {__version__}",
         "time": timestamp(result.wall_ns),
@@ -52,18 +61,60 @@ def document(result: CheckResult, steps: Sequence[Step]) -> dict[str, object]:
         "node": result.node,
         "method": result.method,
         "tried": [{"method": rung.method, "reason": rung.reason} for rung in result.tried],
-        "notes": list(result.notes),
         "found": len(result.findings),
-        "destinations": [
-            {**_endpoint(where), "scope": what.scope.value, "tag": what.scope.tag, "count": count}
-            for where, what, count in by_destination(result.findings)
-        ],
-        "connections": [finding_record(finding) for finding in result.findings],
+    }
+    tail = {
         "advice": [
             {"title": step.title, "reason": step.reason, "commands": list(step.commands)}
             for step in steps
         ],
     }
+    opening, notes = _members(head), list(result.notes)
+    left = MAX_REPORT_BYTES - len(opening) - len(_members({"notes": notes, **tail})) - _ROOM
+    yield f"{{\n{opening}"
+    for name, records, most_bytes in (
+        # What the connections say too gets no more than a part.
+        ("destinations", _destinations(result), left // _PART_OF_SUMMARY),
+        ("connections", map(finding_record, result.findings), left - left // _PART_OF_SUMMARY),
+    ):
+        kept, number = yield from _array(name, records, most_bytes)
+        if kept < number:
+            notes.append(
+                f"{name} beyond the first {kept} of {number}: report.json would be too large to be "
+                "read"
+            )
+    yield f",\n{_members({'notes': notes, **tail})}\n}}\n"
+
+
+def _members(values: Mapping[str, object]) -> str:
+    """The members of an object, without its braces."""
+    return json.dumps(values, indent=2)[2:-2]
+
+
+def _array(
+    name: str, records: Iterable[Mapping[str, object]], most_bytes: int
+) -> Generator[str, None, tuple[int, int]]:
+    """A member that is a list, a record a line, as far as they fit: so many, of so many."""
+    kept = number = size = 0
+    yield f',\n  "{name}": ['
+    for number, record in enumerate(records, 1):
+        piece = f"{',' if kept else ''}\n    {json.dumps(record)}"
+        size += len(piece)
+        if size <= most_bytes:
+            yield piece
+            kept = number
+    yield "\n  ]" if kept else "]"
+    return kept, number
+
+
+def _destinations(result: CheckResult) -> Iterator[dict[str, object]]:
+    for where, what, count in by_destination(result.findings):
+        yield {
+            **_endpoint(where),
+            "scope": what.scope.value,
+            "tag": what.scope.tag,
+            "count": count,
+        }
 
 
 def finding_record(finding: Finding) -> dict[str, object]:
@@ -237,6 +288,10 @@ class _Damaged(ValueError):
     """A key is missing, or its value is not what it must be."""
 
 
+class _NoNumber(ValueError):
+    """NaN or an infinity, which JSON does not have."""
+
+
 class _TooNew(ValueError):
     """A report of a version that is not known yet."""
 
@@ -336,12 +391,16 @@ def _contents(path: str) -> bytes:
 
 
 def _no_number(name: str) -> Any:  # noqa: ANN401 - never returns
-    raise ValueError(f"{name} is no number")
+    raise _NoNumber(f"{name} is no number")
 
 
 def _why_not_json(error: Exception) -> str:
+    """Of what json.loads raises, in words that do not talk of Python."""
     if isinstance(error, RecursionError):
         return "it is nested too deeply"
     if isinstance(error, UnicodeDecodeError):
         return "it is not UTF-8"
-    return str(error)
+    if isinstance(error, _NoNumber | json.JSONDecodeError):
+        return str(error)
+    # The one ValueError that is left: int() takes 4300 digits at most.
+    return "a number in it has too many digits"

@@ -431,7 +431,8 @@ def timestamp(wall_ns: int) -> str:
 @lru_cache(maxsize=256)
 def _utc_second(seconds: int) -> str:
     """Cached: the events of a batch share a second, and formatting one costs more than the rest."""
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+    # Not strftime(): years before 1000 would have fewer digits.
+    return datetime.fromtimestamp(seconds, UTC).replace(tzinfo=None).isoformat()
 
 
 def _timestamp_or_none(wall_ns: int | None) -> str | None:

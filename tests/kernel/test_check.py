@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import secrets
 import shutil
 import subprocess
@@ -15,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from tests.support import without_sock_diag
 from tests.support.client import Client
 from tests.support.kube_exec import (
     KubeServer,
@@ -29,9 +31,14 @@ from tests.support.kube_exec import (
     status,
 )
 from tests.support.netns import Namespace, iptables, lone_pod
+from tests.support.nobody import as_nobody
 from tests.support.pods import kubepods_cgroup, log_folder
 from tests.support.tracer import check_event, run_program
 from tests.support.wait import wait_until
+from tracer.check.context import Context
+from tracer.check.node import check_node
+from tracer.enrich.destination import Destinations
+from tracer.errors import InputError
 
 INSIDE, OUTSIDE = "10.4.100.50", "52.94.10.112"
 HEADLINE = (
@@ -119,6 +126,40 @@ def test_the_lines_are_the_same_through_each_rung_inside_a_container(
     assert done.returncode == 1
 
 
+REFUSED_SOCK_DIAG = (sys.executable, "-S", "-E", str(without_sock_diag.__file__))
+
+
+def test_the_lines_are_the_same_on_the_node_without_sock_diag() -> None:
+    with three_stuck() as (pod, _), on_this_node(pod) as (name, _):
+        options = ("check", "--pod", f"shop/{name}", "--via", "node")
+        done = run_program(*options, prefix=REFUSED_SOCK_DIAG)
+    assert done.stdout.startswith(HEADLINE), done.stdout + done.stderr
+    assert "through procfs." in done.stdout
+    assert re.search("^Not through sock_diag: .*Operation not permitted", done.stdout, re.MULTILINE)
+    assert done.returncode == 1
+
+
+def test_the_lines_are_the_same_from_sections_and_from_a_state_filter(tmp_path: Path) -> None:
+    with three_stuck() as (pod, _):
+        sections = "".join(
+            f"--- {' '.join(argv)} ---\n{pod.run(argv)}\n"
+            for argv in (("ss", "-tuanp"), ("ss", "-tn"), NETSTAT, PROC, PROC6)
+        )
+        filtered = {
+            options: pod.run(["ss", options, "state", "syn-sent"])
+            for options in ("-tn", "-Htn", "-an", "-Htnpoei")
+        }
+    file = tmp_path / "all.txt"
+    for text in (sections, "".join(f"    {line}\n" for line in sections.splitlines())):
+        file.write_text(text)
+        done = run_program("check", "--file", str(file))
+        assert done.stdout.startswith(HEADLINE), done.stdout + done.stderr
+    for options, text in filtered.items():
+        file.write_text(text)
+        done = run_program("check", "--file", str(file), "--state", "syn-sent")
+        assert done.stdout.startswith(HEADLINE), f"{options}: {done.stdout}{done.stderr}"
+
+
 def test_a_pod_without_stuck_connections_is_ok(tmp_path: Path) -> None:
     with lone_pod() as pod:
         file = tmp_path / "ss.txt"
@@ -126,6 +167,59 @@ def test_a_pod_without_stuck_connections_is_ok(tmp_path: Path) -> None:
     done = run_program("check", "--file", str(file))
     assert done.stdout.startswith("[OK]")
     assert done.returncode == 0
+
+
+# --- what could not be looked at -----------------------------------------------------------------
+
+
+def test_in_a_container_it_does_not_claim_to_have_seen_the_node() -> None:
+    with three_stuck():
+        container = ("unshare", "--pid", "--fork", "--mount-proc", "--")
+        done = run_program("check", "--node", prefix=container)
+    assert "Not seen: processes outside this container, " in done.stdout
+    assert "hostPID: true" in done.stdout
+    assert "every network namespace" not in done.stdout
+
+
+def test_a_process_that_is_a_zombie_is_not_ok() -> None:
+    with subprocess.Popen(["true"]) as process:
+        stat = Path(f"/proc/{process.pid}/stat")
+        wait_until(lambda: ") Z " in stat.read_text(), 10, "the process's end")
+        done = run_program("check", "--pid", str(process.pid))
+    assert (done.returncode, done.stdout) == (5, "")
+    assert f"process {process.pid} has ended meanwhile" in done.stderr
+
+
+def test_a_process_that_this_user_may_not_look_at_is_not_ok(tmp_path: Path) -> None:
+    with three_stuck() as (_, client):
+        done = run_program("check", "--pid", str(client.pid), prefix=as_nobody(tmp_path))
+    assert (done.returncode, done.stdout) == (3, "")
+    assert f"this user may not see the sockets of process {client.pid}" in done.stderr
+
+
+def test_one_s_own_process_needs_no_root(tmp_path: Path) -> None:
+    with three_stuck() as (pod, _):
+        process = pod.popen(
+            [*as_nobody(tmp_path / "client"), sys.executable, "-c", CONNECT_AND_WAIT],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"\n"
+        options = ("check", "--pid", str(process.pid))
+        done = run_program(*options, prefix=as_nobody(tmp_path / "check"))
+    assert done.stdout.startswith("[ISSUE] Found 1 connection(s)"), done.stdout + done.stderr
+    assert f"[{process.pid}]" in done.stdout
+
+
+def test_a_namespace_that_ended_before_it_was_looked_into_is_not_ok() -> None:
+    context = Context("node-1", Destinations(()))
+    with pytest.raises(InputError, match="network namespace 1 has ended meanwhile"):
+        check_node(context, netns=frozenset({1}))
+    with lone_pod() as pod:
+        found = check_node(context, netns=frozenset({1, pod.inode}))
+    assert found.target == f"node node-1, network namespace 1, {pod.inode}"
+    assert "network namespace 1, which is gone" in found.notes
 
 
 # --- inside a container, where it fails ----------------------------------------------------------
@@ -269,6 +363,33 @@ def test_a_pod_of_the_same_name_in_another_cluster_is_not_taken_for_it(tmp_path:
     assert "has neither ss nor netstat nor cat" in done.stderr
 
 
+def test_why_it_was_not_found_on_the_node_is_said_beside_why_not_from_inside(
+    tmp_path: Path,
+) -> None:
+    with cluster(tmp_path) as (server, options):
+        refused_exec(server)
+        done = run_program(*options, "--via", "auto")
+    assert done.returncode == 3
+    assert "not permitted: pods/exec: create in namespace shop" in done.stderr
+    assert "; nor was it found here: " in done.stderr
+    assert "/var/log/pods" in done.stderr
+
+
+def test_a_container_is_looked_into_from_inside_though_its_pod_is_on_this_node(
+    tmp_path: Path,
+) -> None:
+    with (
+        three_stuck() as (pod, _),
+        on_this_node(pod) as (name, uid),
+        cluster(tmp_path, name, uid) as (server, options),
+    ):
+        server.when(*SS, does=prints(pod.run(SS).encode()))
+        done = run_program(*options, "--via", "auto", "--container", "app")
+        commands = server.ran
+    assert done.stdout.startswith(HEADLINE), done.stdout + done.stderr
+    assert commands[0] == SS
+
+
 # --- reports -------------------------------------------------------------------------------------
 
 
@@ -287,7 +408,11 @@ def test_a_report_of_a_process_is_read_back_as_it_was_answered(tmp_path: Path) -
     assert first.stderr == f"synsent-trace: the report is in {report}\n"
     assert len(found_in(first.stdout)) == 2
     again = run_program("check", "--bundle", str(report), "--format", "json")
-    assert again.stdout == first.stdout
+    whole, read_back = json.loads(first.stdout), json.loads(again.stdout)
+    # Whose process has the id by now nobody knows.
+    assert "nsenter" in str(whole.pop("advice"))
+    assert "nsenter" not in str(read_back.pop("advice"))
+    assert read_back == whole
     assert again.returncode == first.returncode == 1
     assert (report / "report.json").read_text() == first.stdout
     events = [json.loads(line) for line in (report / "events.jsonl").read_text().splitlines()]
@@ -323,6 +448,32 @@ def test_the_text_in_a_report_of_a_pod_gives_the_same_lines_by_itself(
     kept = [line for line in entries if not line.startswith("#")]
     assert len([line for line in kept if f"dst={INSIDE} " in line]) == (2 if tracked else 0)
     assert all(f"={INSIDE} " in line or f"={OUTSIDE} " in line for line in kept)
+
+
+def test_the_text_in_a_report_says_no_more_than_the_report_where_conntrack_remembers_more(
+    tmp_path: Path,
+) -> None:
+    report = tmp_path / "report"
+    with three_stuck(tracked=True) as (pod, _), on_this_node(pod) as (name, _):
+        ended = Client(pod, INSIDE, 443, "--hold")
+        ended.wait_opened()
+        ended.kill()
+        (port,) = ended.report().ports
+        options = ("check", "--pod", f"shop/{name}", "--via", "node", "--report", str(report))
+        first = run_program(*options)
+    assert first.stdout.startswith(HEADLINE), first.stdout + first.stderr
+    (report / "report.json").unlink()
+    tracked = report / "pod_conntrack_connections.txt"
+    assert f" dst={INSIDE} sport={port} dport=443 [UNREPLIED]" in tracked.read_text()
+    with tracked.open("a") as file:
+        # Somebody else's attempt to reach the pod.
+        file.write(
+            "ipv4 2 tcp 6 117 SYN_SENT src=10.9.9.9 dst=10.4.100.50 sport=40000 dport=443 "
+            "[UNREPLIED] src=10.4.100.50 dst=10.9.9.9 sport=443 dport=40000 mark=0 zone=0 use=2\n"
+        )
+    again = run_program("check", "--bundle", str(report))
+    assert again.stdout.startswith(HEADLINE), again.stdout + again.stderr
+    assert "Not seen: 1 tracked attempt(s) without a socket" in again.stdout
 
 
 def test_a_report_from_inside_a_container_holds_what_its_tool_printed(tmp_path: Path) -> None:

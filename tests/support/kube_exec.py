@@ -185,6 +185,11 @@ class Exchange:
         except OSError as error:
             raise Left from error
 
+    def before_the_handshake(self, data: bytes) -> None:
+        """Sends bytes in place of the answer that takes up the WebSocket."""
+        self._open = True
+        self.raw(data)
+
     def finish(self, status: Document) -> None:
         """The Status, the closing handshake, and patience until the client has left."""
         self.message(ERROR, json.dumps(status).encode())

@@ -19,11 +19,11 @@ import pytest
 from tests.support.tracer import PROGRAM, check_event, environment, run_program
 from tests.support.wait import wait_until
 from tests.unit.test_report import INSIDE, OUTSIDE, POD, finding, result
-from tracer.check.answer import with_command_lines
+from tracer.check.answer import with_command_lines, with_lines
 from tracer.errors import OutputError, UsageError
-from tracer.finding import Finding
+from tracer.finding import Finding, Rung
 from tracer.model import Process
-from tracer.redact import masked, program_only
+from tracer.redact import masked, masked_text, program_only, without_quotations
 from tracer.sinks.bundle import Bundle, events
 
 ENVIRONMENT = [("kernel", "Linux 6.1"), ("hostile", "a\nforged: line\x1b[2J")]
@@ -280,7 +280,8 @@ def test_text_that_cannot_be_stored_does_not_end_the_check_but_leaves_no_bundle(
 def reading_forever(folder: Path) -> Iterator[subprocess.Popen[bytes]]:
     """The program with a report under way: what it reads has no end, and part of it is written."""
     process = subprocess.Popen(
-        [PROGRAM, "check", "--file", "-", "--report", "report"],
+        # SIGQUIT would leave a core there.
+        ["prlimit", "--core=0", "--", PROGRAM, "check", "--file", "-", "--report", "report"],
         cwd=folder,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -315,7 +316,7 @@ def test_kill_9_while_a_report_is_written_leaves_nothing_under_its_name(tmp_path
         assert left.name.startswith(".report.partial-")
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT])
 def test_a_signal_while_a_report_is_written_leaves_nothing_at_all(
     tmp_path: Path, number: signal.Signals
 ) -> None:
@@ -373,7 +374,8 @@ def test_files_and_standard_input_are_copied_byte_by_byte_under_their_names(
 
 def test_the_answer_is_printed_even_where_the_report_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "ss.txt").write_text(SS)
-    (tmp_path / "big.txt").write_text(SS * 10_000)
+    rows = "".join(f"SYN-SENT 0 1 10.4.7.21:{port} 10.4.100.50:443\n" for port in range(1, 10_001))
+    (tmp_path / "big.txt").write_text(rows)
     # A file may not grow beyond 100 kB here, as on a full disk; Python ignores SIGXFSZ.
     done = run_program(
         *("check", "--file", "big.txt", "--report", "report"),
@@ -430,7 +432,8 @@ def test_text_of_another_toolkit_is_read_by_the_names_it_has_there(tmp_path: Pat
     (tmp_path / "pod_connections.txt").write_text(SS)
     (tmp_path / "pod_conntrack_connections.txt").write_text(CONNTRACK + OTHER_CONNTRACK)
     told = check("--bundle", str(tmp_path), cwd=tmp_path)
-    assert told.startswith("[ISSUE] Found 2 connection(s)")
+    assert told.startswith("[ISSUE] Found 1 connection(s)")
+    assert "Not seen: 1 tracked attempt(s) without a socket" in told
     assert "pod_connections.txt and pod_conntrack_connections.txt of " in told
 
 
@@ -495,7 +498,7 @@ def test_a_conntrack_entry_and_its_socket_in_another_file_are_one_connection(
     (tmp_path / "tracked").write_text(CONNTRACK + OTHER_CONNTRACK)
     told = check("--file", order[0], "--file", order[1], "--format", "json", cwd=tmp_path)
     found = json.loads(told)["connections"]
-    assert [one["source"]["port"] for one in found] == [40_000, 40_001]
+    assert [one["source"]["port"] for one in found] == [40_000]
     assert found[0]["process"]["pid"] == 7
 
 
@@ -526,6 +529,35 @@ def test_a_name_that_was_completed_from_the_command_line_is_masked_too() -> None
     (one,) = with_command_lines(result(with_process(Process(7, title))), masked).findings
     assert one.process is not None
     assert one.process.name == "gunicorn: master --password=***"
+
+
+@pytest.mark.parametrize("read_back", [False, True])
+@pytest.mark.parametrize(
+    ("options", "quoted"),
+    [((), ': "app --password *** users bob"'), (("--redact",), "")],
+)
+def test_a_line_that_is_quoted_is_no_way_out_for_a_secret(
+    tmp_path: Path, options: tuple[str, ...], quoted: str, *, read_back: bool
+) -> None:
+    (tmp_path / "ss.txt").write_text(f"{SS}app --password hunter2 users bob\n")
+    what = ("--file", "ss.txt", *options)
+    told = check(*what, "--report", "report", cwd=tmp_path)
+    if read_back:
+        told = check("--bundle", "report", *options, cwd=tmp_path)
+    assert f"Not seen: ss.txt:4: not a line of ss{quoted}." in told
+    assert (tmp_path / "report" / "pod_connections.txt").read_text().count("hunter2") == 1
+    for name in FILES - {"pod_connections.txt"}:
+        assert "hunter2" not in (tmp_path / "report" / name).read_text()
+
+
+def test_why_a_tool_did_not_do_is_masked_too() -> None:
+    rung = Rung("ss -tanpo", 'exit status 1: proxy http://bob:hunter2@host: "no"')
+    found = replace(result(), tried=(rung,))
+    for rewrite, reason in (
+        (masked_text, 'exit status 1: proxy http://bob:***@host: "no"'),
+        (without_quotations, "exit status 1: proxy http://bob:***@host"),
+    ):
+        assert with_lines(found, rewrite).tried == (Rung("ss -tanpo", reason),)
 
 
 @pytest.mark.parametrize(

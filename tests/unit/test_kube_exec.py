@@ -11,6 +11,7 @@ import socketserver
 import subprocess
 import sys
 import threading
+import time
 from base64 import b64encode
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -49,6 +50,7 @@ from tests.support.kube_exec import (
     status,
 )
 from tests.support.wait import wait_until
+from tracer.check.container import listing
 from tracer.errors import InputError, KubeError, KubeForbidden, SynsentError
 from tracer.kube.client import KubeClient, connect
 from tracer.kube.exec import ExecResult, ExecutableMissing, exec_in_pod
@@ -65,10 +67,19 @@ NETSTAT = (
     b"tcp        0      1 10.4.7.21:41000         10.4.100.50:443         SYN_SENT\n"
 )
 PROC = (
-    b"  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout\n"
-    b"   0: 1507040A:A028 3264040A:01BB 02 00000001:00000000 01:00000064 00000003     0        0\n"
+    b"  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout "
+    b"inode\n"
+    b"   0: 1507040A:A028 3264040A:01BB 02 00000001:00000000 01:00000064 00000003     0        0 "
+    b"31337 2 0000000000000000 800 0 0 1 7\n"
 )
-PROC6 = b"  sl  local_address                         remote_address                        st\n"
+PROC6 = (
+    b"  sl  local_address                         remote_address                        st "
+    b"tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n"
+)
+CONNTRACK = (
+    b"tcp      6 117 SYN_SENT src=10.4.7.21 dst=10.4.100.50 sport=40000 dport=443 [UNREPLIED] "
+    b"src=10.4.100.50 dst=10.4.7.21 sport=443 dport=40000 mark=0 use=1\n"
+)
 
 SECONDS = 20.0
 """For what takes milliseconds on an idle machine."""
@@ -144,7 +155,12 @@ class Cluster:
         max_bytes: int = 1 << 26,
     ) -> PodText:
         return read_sockets(
-            self.client, self.pod, container, timeout_seconds=seconds, max_bytes=max_bytes
+            self.client,
+            self.pod,
+            container,
+            listing=listing,
+            timeout_seconds=seconds,
+            max_bytes=max_bytes,
         )
 
     def as_it_is_now(self) -> Cluster:
@@ -560,10 +576,82 @@ def test_where_everything_fails_every_reason_is_told(cluster: Cluster) -> None:
 
 
 def test_text_beyond_the_bound_ends_after_a_whole_line(cluster: Cluster) -> None:
-    cluster.server.when("ss", "-tanpo", does=prints(b"header\n" + b"a line of 20 bytes..\n" * 100))
-    found = cluster.read(max_bytes=100)
+    header, line = SS.splitlines(keepends=True)
+    cluster.server.when("ss", "-tanpo", does=prints(header + line * 100))
+    found = cluster.read(max_bytes=len(header) + 4 * len(line) + 20)
     assert found.truncated
-    assert found.text == b"header\n" + b"a line of 20 bytes..\n" * 4
+    assert found.text == header + line * 4
+
+
+@pytest.mark.parametrize(
+    "printed",
+    [
+        b"usage: ss [OPTIONS]\n\nA shadowsocks client, version 1.15.3\n",
+        b"Whose woods these are I think I know\n",
+        CONNTRACK,
+        b"\xff\x00" * 1000,
+    ],
+    ids=["help", "prose", "conntrack", "binary"],
+)
+def test_a_tool_that_is_another_program_of_that_name_has_not_worked(
+    cluster: Cluster, printed: bytes
+) -> None:
+    cluster.server.when("ss", "-tanpo", does=prints(printed))
+    cluster.server.when("netstat", "-tanp", does=prints(NETSTAT))
+    found = cluster.read()
+    assert (found.method, found.text) == (Method.NETSTAT, NETSTAT)
+    assert found.tried == (("ss -tanpo", "what it printed is no list of sockets"),)
+
+
+def test_a_header_beside_a_complaint_is_no_list_without_sockets(cluster: Cluster) -> None:
+    header = SS.splitlines(keepends=True)[0]
+    complaint = b"Cannot open netlink socket: Operation not permitted\n"
+    cluster.server.when("ss", "-tanpo", does=prints(header, complaint))
+    cluster.server.when("netstat", "-tanp", does=prints(NETSTAT))
+    found = cluster.read()
+    assert found.method is Method.NETSTAT
+    assert found.tried == (
+        ("ss -tanpo", "listed nothing: Cannot open netlink socket: Operation not permitted"),
+    )
+
+
+@pytest.mark.parametrize(
+    "printed",
+    [SS.splitlines(keepends=True)[0], b"".join(NETSTAT.splitlines(keepends=True)[:2]), PROC6],
+    ids=["ss", "netstat", "proc"],
+)
+def test_a_header_alone_is_a_container_without_sockets(cluster: Cluster, printed: bytes) -> None:
+    cluster.server.when("ss", "-tanpo", does=prints(printed))
+    assert cluster.read() == PodText(Method.SS, printed, ())
+
+
+def test_sockets_beside_a_complaint_are_sockets(cluster: Cluster) -> None:
+    complaint = b'(No info could be read for "-p": geteuid()=1000 but you should be root.)\n'
+    cluster.server.when("netstat", "-tanp", does=prints(NETSTAT, complaint))
+    assert cluster.read().text == NETSTAT
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "why"),
+    [
+        (cuts(PROC6[:20]), "the connection was cut"),
+        (hangs(PROC6), "did not end within"),
+        (fails("no such thing"), "no such thing"),
+        (refuses(403, ""), "not permitted"),
+        (prints(b"cat: what?\n"), "no list of sockets"),
+    ],
+    ids=["cut", "hangs", "fails", "refused", "prose"],
+)
+def test_what_was_read_of_one_family_stays_where_the_other_cannot_be(
+    cluster: Cluster, behaviour: Behaviour, why: str
+) -> None:
+    cluster.server.when("cat", "/proc/net/tcp", does=prints(PROC))
+    cluster.server.when("cat", "/proc/net/tcp6", does=behaviour)
+    found = cluster.read(seconds=1)
+    assert (found.method, found.text) == (Method.PROC, PROC)
+    command, reason = found.tried[-1]
+    assert command == "cat /proc/net/tcp6"
+    assert why in reason
 
 
 @pytest.mark.parametrize("behaviour", [cuts(SS[:50]), hangs(SS[:50]), fails("no such thing")])
@@ -660,6 +748,79 @@ def test_a_command_that_keeps_writing_is_given_up_in_time_too(cluster: Cluster) 
     cluster.server.when("yes", does=floods)
     with pytest.raises(KubeError, match=r"did not end within 0\.3 s"):
         cluster.run("yes", seconds=0.3, max_bytes=1 << 40)
+
+
+@pytest.mark.parametrize("inside_a_frame", [True, False], ids=["a frame", "pings"])
+def test_a_server_that_drips_is_given_up_in_time_too(
+    cluster: Cluster, *, inside_a_frame: bool
+) -> None:
+    def behave(exchange: Exchange) -> None:
+        if inside_a_frame:
+            exchange.raw(frame(2, bytes([STDOUT]) + b"x" * 10_000)[:4])
+        while True:
+            exchange.raw(b"x" if inside_a_frame else frame(9, b""))
+            time.sleep(0.02)
+
+    cluster.server.when("ss", does=behave)
+    began = time.monotonic()
+    with pytest.raises(KubeError, match=r"did not end within 0\.3 s"):
+        cluster.run("ss", seconds=0.3)
+    assert time.monotonic() - began < 5
+
+
+def test_a_handshake_that_drips_is_given_up_in_time_too(cluster: Cluster) -> None:
+    def behave(exchange: Exchange) -> None:
+        exchange.before_the_handshake(b"HTTP/1.1 101 Switching Protocols\r\nX: ")
+        while True:
+            exchange.before_the_handshake(b"x")
+            time.sleep(0.02)
+
+    cluster.server.when("ss", does=behave)
+    with pytest.raises(KubeError, match=r"did not end within|gave no answer"):
+        cluster.run("ss", seconds=0.3)
+
+
+def eight_gibibytes(exchange: Exchange) -> None:
+    """One frame that says to be that long."""
+    exchange.raw(b"\x82\x7f" + (8 << 30).to_bytes(8, "big") + bytes([STDOUT]))
+    while True:
+        exchange.raw(b"x" * 65_536)
+
+
+def one_message_of_many_frames(exchange: Exchange) -> None:
+    exchange.raw(frame(2, bytes([STDOUT]), final=False))
+    while True:
+        exchange.raw(frame(0, b"x" * 65_536, final=False))
+
+
+def a_header_without_an_end(exchange: Exchange) -> None:
+    exchange.before_the_handshake(b"HTTP/1.1 101 Switching Protocols\r\nX: ")
+    while True:
+        exchange.before_the_handshake(b"x" * 65_536)
+
+
+def a_refusal_without_an_end(exchange: Exchange) -> None:
+    exchange.before_the_handshake(b"HTTP/1.1 500 No\r\nContent-Length: 8796093022208\r\n\r\n")
+    while True:
+        exchange.before_the_handshake(b"x" * 65_536)
+
+
+@pytest.mark.parametrize(
+    "behaviour",
+    [
+        eight_gibibytes,
+        one_message_of_many_frames,
+        a_header_without_an_end,
+        a_refusal_without_an_end,
+    ],
+)
+def test_a_message_larger_than_any_of_a_kubelet_is_not_collected(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch, behaviour: Behaviour
+) -> None:
+    monkeypatch.setattr("tracer.kube.exec.MAX_MESSAGE_BYTES", 256 << 10)
+    cluster.server.when("ss", does=behaviour)
+    with pytest.raises(KubeError, match=r"more than 0\.25 MiB in one message"):
+        cluster.run("ss")
 
 
 def test_a_server_that_never_takes_up_the_websocket_is_given_up(

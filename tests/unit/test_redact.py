@@ -7,7 +7,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from tracer.redact import MASK, masked, program_only
+from tracer.redact import MASK, masked, masked_text, program_only, without_quotations
+from tracer.sources.text.connection import Problem
 
 AWS = "AKIA" + "ABCDEFGHIJ234567"
 GITHUB = "ghp_" + "a1B2" * 9
@@ -22,7 +23,9 @@ PIECES = st.sampled_from(
         *("Authorization:", "Bearer", "Basic", "X-Api-Key:", "bob:pw", "PGPASSWORD=", "password"),
         *("https://", "@", ":", "/", "?", "&", "=", ",", ";", " ", "\n", '"', "'", "\\", "key="),
         *(AWS, GITHUB, SLACK, JWT, PEM, "eyJ", "-----BEGIN A-----", "***", "none", "x", "-", "."),
-        *("--no-password", "é", "\x00", "\udc80"),
+        *("--no-password", "é", "\x00", "\udc80", "--key", "KEY=", "--user", "-b", "-x", "\\\n"),
+        *("docker", "login", "nmcli", "aws_", "@tcp(", "hooks.slack.com/services/", "bot1:", "s."),
+        *("token:", "snmpget", "-c", "/", "2"),
     ]
 )
 ARGUMENT = st.one_of(st.lists(PIECES, max_size=12).map("".join), st.text(max_size=40))
@@ -61,6 +64,27 @@ ARGUMENTS = st.lists(ARGUMENT, max_size=8)
         ("psql 'host=db password=hunter2 user=u'", "psql 'host=db password=*** user=u'"),
         ('app \'{"password": "a b", "u": 1}\'', 'app \'{"password": "***", "u": 1}\''),
         ("az 'Name=n;AccountKey=aGk=;Suffix=s'", "az 'Name=n;AccountKey=***;Suffix=s'"),
+        ("env STRIPE_KEY=x HMAC_KEY=x SSH_KEY=x", "env STRIPE_KEY=*** HMAC_KEY=*** SSH_KEY=***"),
+        ("env KEY=x app --key x --key=x", "env KEY=*** app --key *** --key=***"),
+        ("app --hmac-key x --sign.key=x", "app --hmac-key *** --sign.key=***"),
+        ("app --key +/a+b==", "app --key ***"),
+        ("app --bindpw=x --rootpw x", "app --bindpw=*** --rootpw ***"),
+        ("app --license x --license=x", "app --license *** --license=***"),
+        ("app --password --hunter2 --host h", "app --password *** --host h"),
+        ("app --password --Hunter --host h", "app --password *** --host h"),
+        ("nmcli con mod w wifi-sec.psk x", "nmcli con mod w wifi-sec.psk ***"),
+        ("nmcli dev wifi connect w password x", "nmcli dev wifi connect w password ***"),
+        (
+            "aws configure set aws_secret_access_key x",
+            "aws configure set aws_secret_access_key ***",
+        ),
+        (
+            "aws configure set profile.a.aws_session_token x",
+            "aws configure set profile.a.aws_session_token ***",
+        ),
+        ("say token: x", "say token: ***"),
+        ("say password:x secret:x", "say password:*** secret:***"),
+        ("socat - PROXY:p:h:1,proxyauth=u:x", "socat - PROXY:p:h:1,proxyauth=***"),
     ],
 )
 def test_the_value_of_a_secret_name_is_masked(command: str, shown: str) -> None:
@@ -83,6 +107,13 @@ def test_the_value_of_a_secret_name_is_masked(command: str, shown: str) -> None:
         ("http://h/?key=hunter2#x", "http://h/?key=***"),
         ("https://h/b?sv=1&sig=hunter2", "https://h/b?sv=1&sig=***"),
         ("https://h/?X-Amz-Signature=hunter2", "https://h/?X-Amz-Signature=***"),
+        ("bob:hunter2@tcp(db:3306)/shop", "bob:***@tcp(db:3306)/shop"),
+        ("bob:hun@ter:2/@unix(/run/db)/shop", "bob:***@unix(/run/db)/shop"),
+        ('{"dsn":"bob:hunter2@tcp(db:3306)/"}', '{"dsn":"bob:***@tcp(db:3306)/"}'),
+        ("https://hooks.slack.com/services/T0/B0/Xy?a", "https://hooks.slack.com/services/***?a"),
+        ("https://hooks.slack.com/workflows/T0/A0/1/Xy", "https://hooks.slack.com/workflows/***"),
+        ("https://api.telegram.org/bot12:A-a_b/getMe", "https://api.telegram.org/bot***/getMe"),
+        ("https://password:hunter2@host/x", "https://password:***@host/x"),
     ],
 )
 def test_secrets_of_urls_are_masked_and_the_host_stays(url: str, shown: str) -> None:
@@ -110,7 +141,14 @@ def test_secrets_of_headers_are_masked(arguments: list[str], shown: list[str]) -
     assert masked(["http", *arguments]) == ("http", *shown)
 
 
-@pytest.mark.parametrize("secret", [AWS, "ASIA" + AWS[4:], GITHUB, SLACK, JWT, PEM])
+@pytest.mark.parametrize(
+    "secret",
+    [
+        *(AWS, "ASIA" + AWS[4:], GITHUB, SLACK, JWT, PEM),
+        *("s." + "aB3" * 8, "hvs." + "aB3-_" * 8, "hvb." + "aB3" * 30),
+        "123456789:" + "AAb-_" * 7,
+    ],
+)
 def test_what_has_a_known_shape_is_masked_anywhere(secret: str) -> None:
     assert masked(["app", secret, f"a/{secret}", f"x={secret}"]) == ("app", MASK, "a/***", "x=***")
 
@@ -133,6 +171,40 @@ def test_a_pem_block_that_is_cut_off_is_masked_to_its_end() -> None:
         ("redis-cli -h h -a hunter2 ping", "redis-cli -h h -a *** ping"),
         ("ldapsearch -x -w hunter2", "ldapsearch -x -w ***"),
         ("docker run -p 80:80 -u 1000:1000 img", "docker run -p 80:80 -u 1000:1000 img"),
+        ("docker login -u bob -p hunter2 host", "docker login -u bob -p *** host"),
+        ("docker login -u bob -phunter2 host", "docker login -u bob -p*** host"),
+        ("podman login -p hunter2 host", "podman login -p *** host"),
+        ("helm registry login -p hunter2 host", "helm registry login -p *** host"),
+        ("az login -u bob -p hunter2", "az login -u bob -p ***"),
+        ("docker login ; docker run -p 80:80 i", "docker login ; docker run -p 80:80 i"),
+        ("zip -P hunter2 a.zip f", "zip -P *** a.zip f"),
+        ("unzip -Phunter2 a.zip", "unzip -P*** a.zip"),
+        ("bcp db in f -P hunter2", "bcp db in f -P ***"),
+        ("7z a -phunter2 a.7z f", "7z a -p*** a.7z f"),
+        ("sqlcmd -Phunter2", "sqlcmd -P***"),
+        ("snmpget -v2c -c hunter2 host oid", "snmpget -v2c -c *** host oid"),
+        ("snmpwalk -v3 -A hunter2 -X hunter2 host", "snmpwalk -v3 -A *** -X *** host"),
+        ("mysql -h docker -phunter2", "mysql -h docker -p***"),
+        ("mysql -h curl -phunter2", "mysql -h curl -p***"),
+        ("curl -b sid=hunter2 http://h", "curl -b *** http://h"),
+        ("curl -sbsid=hunter2 http://h", "curl -sbsid=hunter2 http://h"),
+        ("curl -bsid=hunter2 http://h", "curl -b*** http://h"),
+        ("curl -b cookies.txt http://h", "curl -b cookies.txt http://h"),
+        ("curl -x bob:hunter2@proxy:3128 http://h", "curl -x bob:***@proxy:3128 http://h"),
+        ("curl -xbob:hunter2@proxy:3128 http://h", "curl -xbob:***@proxy:3128 http://h"),
+        ("curl --proxy http://b:hunter2@p:1 http://h", "curl --proxy http://b:***@p:1 http://h"),
+        ("curl -x proxy:3128 http://h", "curl -x proxy:3128 http://h"),
+        ("curl -sSE cert.pem:hunter2 http://h", "curl -sSE cert.pem:*** http://h"),
+        ("curl --cert cert.pem:hunter2 http://h", "curl --cert cert.pem:*** http://h"),
+        ("curl -E cert.pem http://h", "curl -E cert.pem http://h"),
+        ("app --user bob:hunter2", "app --user bob:***"),
+        ("app --user=bob:hunter2", "app --user=bob:***"),
+        ("etcdctl --user root:hunter2 get k", "etcdctl --user root:*** get k"),
+        (
+            "docker exec etcd etcdctl --user root:hunter2 get k",
+            "docker exec etcd etcdctl --user root:*** get k",
+        ),
+        ("docker run --user www-data:www-data i", "docker run --user www-data:www-data i"),
         ("sudo timeout 5 mysql -phunter2", "sudo timeout 5 mysql -p***"),
     ],
 )
@@ -147,6 +219,10 @@ def test_one_letter_options_are_those_of_their_program(command: str, shown: str)
         ("app --password hunter2 --host h", "app --password *** --host h"),
         ("app --password 'a b c' --host h", "app --password *** *** *** --host h"),
         ("curl -u a:b http://h", "curl -u a:*** http://h"),
+        ("app --password \\\n hunter2 \\\n --host h", "app --password \\\n *** \\\n --host h"),
+        ("app password=a\\ b c", "app password=*** c"),
+        ("(mysql -phunter2)", "(mysql -p***"),
+        ("app --password a\\ b --host h", "app --password *** *** --host h"),
         (
             'curl -H "Authorization: Basic Zm9v" http://h',
             'curl -H "Authorization: Basic ***" http://h',
@@ -174,6 +250,12 @@ def test_a_command_line_inside_an_argument_is_masked_like_one(script: str, shown
         "kubectl get secret token",
         "app --password",
         "app --password=",
+        "app --key-file /a --keyring r --keys 5 --key /etc/tls/a.pem --key=tls/server.key",
+        "sort --key 2,3 --key=2 --public-key x --partition-key=id --ssh-key ~/.ssh/id_ed25519",
+        "app tls.key=../a key=value --print.key=true --user bob --user 1000:1000",
+        "aws secretsmanager list-secrets",
+        "app password:3306 password: ",
+        "wget http://s.example.com/ http://s.aaaaaaaaaaaaaaaaaaaaaaaa.com/ root@tcp(db:1)/x",
         "task-runner --disk-image-of-a-very-long-name sk-short",
     ],
 )
@@ -188,6 +270,48 @@ def test_the_program_alone_is_the_first_argument() -> None:
 
 def test_a_process_title_that_holds_the_command_line_is_masked() -> None:
     assert program_only(["app --password hunter2 --host h"]) == ("app --password *** --host h",)
+
+
+@pytest.mark.parametrize(
+    ("line", "shown"),
+    [
+        ("Cannot open netlink socket: Operation not permitted",) * 2,
+        ("exit status 1: cat: can't open '/proc/net/tcp6': No such file or directory",) * 2,
+        ("a.txt:7: the port is no number: numbers are needed, as option -n gives them",) * 2,
+        ('a.txt:7: not a line of ss: "mysql -phunter2"', 'a.txt:7: not a line of ss: "mysql -p***'),
+        ('a:1: no: "x --password=hunter2 y"', 'a:1: no: "x --password=*** y"'),
+        ("exit status 1: https://bob:hunter2@host/", "exit status 1: https://bob:***@host/"),
+        ("", ""),
+    ],
+)
+def test_a_secret_in_a_line_of_prose_is_masked(line: str, shown: str) -> None:
+    assert masked_text(line) == shown
+
+
+@given(ARGUMENT)
+def test_masking_masked_prose_changes_nothing(line: str) -> None:
+    assert masked_text(masked_text(line)) == masked_text(line)
+
+
+@pytest.mark.parametrize(
+    ("line", "shown"),
+    [
+        ('a.txt:7: not a line of ss: "htpasswd bob hunter2"', "a.txt:7: not a line of ss"),
+        (
+            'a: nothing could be used of its 1 lines; first problem: a:1: of no format: "hunter2"',
+            "a: nothing could be used of its 1 lines; first problem: a:1: of no format",
+        ),
+        ("5 more lines of a.txt that could not be read",) * 2,
+        ("app --password hunter2", "app --password ***"),
+    ],
+)
+def test_without_quotations_a_line_keeps_where_and_why(line: str, shown: str) -> None:
+    assert without_quotations(line) == shown
+
+
+def test_a_problem_quotes_its_line_in_a_way_that_can_be_taken_away() -> None:
+    problem = Problem("a.txt", 7, ' users bob "hunter2" ', "the port is no number: why: how")
+    assert without_quotations(str(problem)) == "a.txt:7: the port is no number: why: how"
 
 
 @settings(deadline=None)  # a busy machine is no failure
@@ -257,6 +381,19 @@ def test_a_named_secret_never_shows_and_its_neighbours_stay(
             "\n",
             "-a",
         ),
+        *(
+            "@tcp(",
+            "a:b@tcp(",
+            " @a(",
+            "@a",
+            "hooks.slack.com/services/",
+            "1:",
+            "s.",
+            "--key ",
+            "--a-",
+        ),
+        *("docker login -p ", "--user a:", "\\\n", "\\ ", "curl -x a:", "KEY=", "password:"),
+        *('Authorization:"', "'x-token:", '"x-token:a'),
     ],
 )
 def test_hostile_arguments_take_no_longer_than_their_length(piece: str) -> None:

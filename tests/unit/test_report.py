@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import tracemalloc
 from dataclasses import replace
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tracer.check.answer import steps_for
 from tracer.check.container import eni_id
 from tracer.diagnose.advice import MAX_DESTINATIONS, Subject, advise
 from tracer.finding import CheckResult, Finding, PodIdentity, Rung, by_destination, rows
@@ -19,7 +21,8 @@ from tracer.sinks import report
 
 INSIDE = Endpoint("10.4.100.50", 443)
 OUTSIDE = Endpoint("52.94.10.112", 443)
-POD = PodIdentity("shop", "cart-0", "0d9b2c44", "node-1", "eni-0abc")
+ENI = "eni-0123456789abcdef0"
+POD = PodIdentity("shop", "cart-0", "0d9b2c44", "node-1", ENI)
 
 
 def finding(
@@ -87,8 +90,8 @@ def test_text_says_how_it_was_collected_and_why_not_better() -> None:
 
 
 def test_json_holds_every_connection_and_jsonl_one_a_line() -> None:
-    whole = json.loads(report.as_json(SEED, ()))
-    lines = [json.loads(line) for line in report.as_jsonl(SEED).splitlines()]
+    whole = json.loads("".join(report.as_json(SEED, ())))
+    lines = [json.loads(line) for line in report.as_jsonl(SEED)]
     assert whole["found"] == len(whole["connections"]) == len(lines) == 3
     assert whole["destinations"][0] == {
         "address": "10.4.100.50",
@@ -98,26 +101,46 @@ def test_json_holds_every_connection_and_jsonl_one_a_line() -> None:
         "count": 2,
     }
     assert lines[0]["k8s"]["pod"]["name"] == "cart-0"
-    assert report.as_jsonl(result()) == ""
+    assert list(report.as_jsonl(result())) == []
 
 
-@given(st.text(max_size=40))
-def test_no_name_from_outside_is_markup_or_a_control_sequence(name: str) -> None:
-    hostile = replace(result(finding(process=Process(7, name))), notes=(name,))
-    for told in (report.text(hostile, ()), report.as_markdown(hostile, ())):
-        assert all(char == "\n" or char.isprintable() for char in told)
+def many(number: int) -> CheckResult:
+    """As many connections, each to a destination of its own."""
+    return result(*(finding(Endpoint(f"10.{n >> 8}.{n & 255}.1", 443)) for n in range(number)))
 
 
-def test_markdown_escapes_what_would_be_a_table_or_a_link() -> None:
-    hostile = result(finding(process=Process(7, "a|b [x](y) <b>")))
-    assert "a\\|b \\[x\\](y) \\<b\\>" in report.as_markdown(hostile, ())
+def test_what_nobody_reads_to_its_end_is_cut_and_said_to_be() -> None:
+    most = report.MOST_SHOWN
+    assert " more" not in report.text(many(most), ())
+    whole = many(most + 7)
+    issue, destinations = report.headline(whole)
+    assert issue.startswith(f"[ISSUE] Found {most + 7} connection(s)")
+    assert destinations.endswith(":443 (external), and 7 more")
+    assert destinations.count(":443") == most
+    for told in (report.text(whole, ()), report.as_markdown(whole, ())):
+        assert told.count(":443") == 2 * most
+        assert "and 7 more rows; report.json and --format json have all" in told
+    assert json.loads("".join(report.as_json(whole, ())))["found"] == most + 7
+
+
+def test_no_format_holds_all_connections_at_once() -> None:
+    whole = many(4_000)
+    tracemalloc.start()
+    try:
+        for pieces in (report.as_json(whole, ()), report.as_jsonl(whole)):
+            before = tracemalloc.get_traced_memory()[0]
+            tracemalloc.reset_peak()
+            assert sum(map(len, pieces)) > 2_000_000
+            assert tracemalloc.get_traced_memory()[1] - before < 1_000_000
+    finally:
+        tracemalloc.stop()
 
 
 # --- advice ------------------------------------------------------------------------------------
 
 
 def subject(**known: Any) -> Subject:  # noqa: ANN401 - members of Subject
-    plain = Subject(INSIDE, Scope.VPC, "shop", "cart-0", "node-1", "10.4.7.21", "eni-0abc")
+    plain = Subject(INSIDE, Scope.VPC, "shop", "cart-0", "node-1", "10.4.7.21", ENI)
     return replace(plain, **known)
 
 
@@ -132,7 +155,7 @@ def test_nothing_found_needs_no_advice() -> None:
 def test_commands_name_the_pod_the_interface_and_the_destination() -> None:
     told = commands(subject())
     assert "kubectl exec cart-0 -n shop -- telnet 10.4.100.50 443" in told
-    assert "--network-interface-ids eni-0abc" in told
+    assert f"--network-interface-ids {ENI}" in told
     assert "kubectl describe networkpolicies -n shop" in told
     assert "ip route get 10.4.100.50" in told
 
@@ -154,21 +177,115 @@ def test_what_is_unknown_stays_a_placeholder_or_is_left_out() -> None:
 
 def test_many_destinations_get_the_advice_of_the_first() -> None:
     many = [subject(destination=Endpoint(f"10.0.0.{n}", 443)) for n in range(100)]
-    assert commands(*many).count("telnet") == MAX_DESTINATIONS
+    assert commands(*many).count("-- telnet") == MAX_DESTINATIONS
 
 
-@given(st.text(min_size=1, max_size=30))
-def test_a_name_never_becomes_a_second_command(name: str) -> None:
-    (ping, *_) = advise([subject(pod=name)])[0].commands
-    words = shlex.split(ping)
-    assert words[:3] == ["kubectl", "exec", name]
-    assert words[3:] == ["-n", "shop", "--", "ping", "-c", "3", "10.4.100.50"]
+def test_what_runs_on_the_node_says_on_which() -> None:
+    def lines(**known: object) -> list[str]:
+        return commands(subject(**known)).splitlines()
+
+    for told in (
+        lines(),
+        lines(pod=None, pid=7),
+        lines(pod=None, pid=7, destination=Endpoint("127.0.0.1", 80), scope=Scope.LOOPBACK),
+    ):
+        for number, line in enumerate(told):
+            if line.startswith(("nsenter", "timeout", "ip ", "ss ", "iptables")):
+                before = [one for one in told[:number] if one.startswith("# on ")]
+                assert before[-1] == "# on node node-1"
+    assert "# on the node" in lines(node=None)
+    assert "# on the node" in lines(node="a; reboot")
+
+
+def test_a_namespace_is_only_entered_where_its_process_is() -> None:
+    assert "nsenter --net=/proc/7/ns/net" in commands(subject(pod=None, pid=7))
+    assert "nsenter" not in commands(subject(pod=None))
+
+
+def steps(whole: CheckResult, *, here: bool) -> str:
+    return "\n".join(command for step in steps_for(whole, here=here) for command in step.commands)
+
+
+def test_processes_and_nodes_are_those_of_what_was_looked_at() -> None:
+    flow = replace(finding().flow, netns=4026532201)
+    from_kernel = result(finding(pod=None, flow=flow, process=Process(7, "curl")))
+    from_text = result(finding(pod=None, process=Process(7, "curl")))
+    assert "nsenter --net=/proc/7/ns/net" in steps(from_kernel, here=True)
+    assert "# on node node-1" in steps(from_kernel, here=True)
+    assert "nsenter" not in steps(from_kernel, here=False)
+    assert "# on node node-1" in steps(from_kernel, here=False)
+    # Of a text nobody knows where it was made: the result's node is the one that reads it.
+    assert "nsenter" not in steps(from_text, here=True)
+    assert "# on the node" in steps(from_text, here=True)
+
+
+def test_a_container_without_tools_gets_one_beside_it() -> None:
+    told = commands(subject(), subject(destination=OUTSIDE))
+    assert told.count("kubectl debug") == 1
+    assert "kubectl debug -it cart-0 -n shop --image=<image> --target=<container> -- sh" in told
+    assert "kubectl debug" not in commands(subject(pod=None))
+
+
+def test_a_port_that_is_not_known_is_a_placeholder() -> None:
+    for scope in (Scope.VPC, Scope.EXTERNAL, Scope.LOOPBACK):
+        for pod in ("cart-0", None):
+            told = advise(
+                [subject(destination=Endpoint("10.4.100.50", None), scope=scope, pod=pod)]
+            )
+            whole = "\n".join(f"{step.reason}\n" + "\n".join(step.commands) for step in told)
+            assert "None" not in whole
+            assert "<port>" in whole
+
+
+HOSTILE = ["--kubeconfig=evil", "--", "a b", "$(reboot)", "A", "a" * 254, "a\n", "ä", "a/b", ".."]
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_what_is_no_name_in_kubernetes_is_a_placeholder(name: str) -> None:
+    told = commands(subject(pod=name, namespace=name))
+    assert "kubectl exec <pod> -n <namespace> -- ping" in told
+    assert "networkpolicies" not in told
+    assert name not in told.replace(" -- ", " ").split()
+
+
+@pytest.mark.parametrize(
+    "eni", ["file:///etc/shadow", "--profile=x", "eni-0abc", "eni-0123456789ABCDEF0", ENI + "\n"]
+)
+def test_what_is_no_id_of_an_interface_is_not_asked_for(eni: str) -> None:
+    told = commands(subject(eni_id=eni))
+    assert "--network-interface-ids" not in told
+    assert "Values=10.4.7.21" in told
+
+
+@pytest.mark.parametrize(
+    "address", ["--flood", "file:///etc/shadow", "10.4.100.300", "fe80::1%$(reboot)", "localhost"]
+)
+def test_what_is_no_address_is_a_placeholder(address: str) -> None:
+    for pod in ("cart-0", None):
+        for scope in Scope:
+            hostile = Subject(Endpoint(address, 443), scope, pod=pod, source_address=address)
+            told = commands(hostile)
+            assert address not in told
+            assert "<address>" in told
+            assert "<pod-ip>" in told
+
+
+@given(st.text(max_size=30) | st.from_regex(r"[a-z0-9.-]{1,30}", fullmatch=True))
+def test_a_name_never_becomes_a_second_command_or_an_option(name: str) -> None:
+    told = advise([subject(pod=name, namespace=name)])
+    words = shlex.split(told[0].commands[0])
+    assert words[:2] == ["kubectl", "exec"]
+    assert words[2] in {name, "<pod>"}
+    assert not words[2].startswith("-")
+    assert words[3] == "-n"
+    assert words[4] in {name, "<namespace>"}
+    assert words[5:] == ["--", "ping", "-c", "3", "10.4.100.50"]
 
 
 @pytest.mark.parametrize(
     ("annotation", "found"),
     [
-        ('[{"eniId": "eni-0abc", "vlanId": 1}]', "eni-0abc"),
+        (f'[{{"eniId": "{ENI}", "vlanId": 1}}]', ENI),
         ('[{"eniId": 7}]', None),
         ("[]", None),
         ("{}", None),

@@ -74,6 +74,12 @@ results = st.builds(
 )
 
 
+def written(result: CheckResult) -> Json:
+    """What is read of a report that was written."""
+    whole: Json = json.loads("".join(document(result, ())))
+    return whole
+
+
 def report(**changes: object) -> Json:
     """A report with one connection, as decoded from JSON."""
     found = Finding(
@@ -81,15 +87,12 @@ def report(**changes: object) -> Json:
         Destination(Scope.VPC),
         process=Process(7, "curl", "/usr/bin/curl", ("curl", "x")),
     )
-    whole: Json = json.loads(
-        json.dumps(document(CheckResult("pod a/b", "node-1", "ss", 0, (found,)), ()))
-    )
-    return whole | changes
+    return written(CheckResult("pod a/b", "node-1", "ss", 0, (found,))) | changes
 
 
 @given(results)
 def test_what_is_written_is_read_again_without_loss(result: CheckResult) -> None:
-    assert result_from(json.loads(json.dumps(document(result, ())))) == result
+    assert result_from(written(result)) == result
 
 
 def set_at(whole: Json, path: str, value: object) -> None:
@@ -176,7 +179,9 @@ def test_an_address_is_never_anything_else(address: str) -> None:
         (b'{"a":' * 1_000_000, "nested too deeply"),
         (b"NaN", "NaN is no number"),
         (b"[-Infinity]", "-Infinity is no number"),
-        (b"9" * 1_000_000, "is not JSON"),
+        (b"9" * 1_000_000, "is not JSON: a number in it has too many digits"),
+        (b"9" * 5_000, "is not JSON: a number in it has too many digits"),
+        (b'{"a": -' + b"9" * 5_000 + b"}", "is not JSON: a number in it has too many digits"),
         (b"[]", "the whole is not an object"),
         (b"null", "the whole is not an object"),
     ],
@@ -217,7 +222,7 @@ def test_a_report_with_anything_anywhere_is_read_or_refused(path: str, value: ob
         result = result_from(whole)
     except ValueError:
         return
-    json.dumps(document(result, ()), allow_nan=False)
+    assert "NaN" not in str(written(result)["connections"])
 
 
 def test_a_report_of_a_newer_release_is_told_from_a_damaged_one(tmp_path: Path) -> None:
@@ -254,3 +259,32 @@ def test_a_report_beyond_the_bound_is_refused(
     file.write_bytes(b" " * ((1 << 20) + 1))
     with pytest.raises(InputError, match="larger than 1 MiB"):
         load(str(file))
+
+
+@pytest.mark.parametrize("bound", [3_000, 50_000])
+@pytest.mark.parametrize("destinations", [1, 999])
+def test_what_is_written_can_be_read_again_however_much_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bound: int, destinations: int
+) -> None:
+    monkeypatch.setattr(report_record, "MAX_REPORT_BYTES", bound)
+    found = tuple(
+        Finding(
+            Flow(None, 4, Endpoint("10.4.7.21", n), Endpoint("10.4.100.50", n % destinations)),
+            Destination(Scope.VPC),
+        )
+        for n in range(1, 1_000)
+    )
+    file = tmp_path / "report.json"
+    result = CheckResult("pod a/b", "n", "ss", 0, found, notes=("one",))
+    file.write_text("".join(document(result, ())))
+    assert bound / 2 < file.stat().st_size <= bound
+    again = load(str(file))
+    kept = len(again.findings)
+    assert 0 < kept < len(found)
+    assert again.findings == found[:kept]
+    assert again.notes[0] == "one"
+    assert again.notes[-1] == (
+        f"connections beyond the first {kept} of 999: report.json would be too large to be read"
+    )
+    assert len(again.notes) == (2 if destinations == 1 else 3)
+    assert json.loads(file.read_text())["found"] == 999

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterator
-from dataclasses import asdict
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +93,23 @@ def test_a_file_gives_the_conntrack_entries_that_were_there(name: str) -> None:
     wanted = [entry_of(row) for row in expected(name).get("conntrack", [])]
     assert sorted(map(repr, map(timeless, found))) == sorted(map(repr, wanted))
     assert all(0 < (row.timeout_seconds or 0) <= LONGEST_TIMEOUT for row in found)
+
+
+@pytest.mark.parametrize("indentation", ["    ", "\t"])
+@pytest.mark.parametrize("name", FILES)
+def test_an_indented_file_gives_the_same(name: str, indentation: str) -> None:
+    def told(lines: Iterable[str]) -> tuple[list[str], int]:
+        assume = "SYN_SENT" if "state-syn-sent" in name else None
+        result = read(lines, name, assume_state=assume)
+        rows = [
+            # A name that goes on in the next line has the indentation in it.
+            replace(row, process=None) if isinstance(row, Connection) else row
+            for row in result
+        ]
+        return list(map(repr, rows)), result.problem_count
+
+    lines = list(file_lines(str(FOLDER / name)))
+    assert told(indentation + line for line in lines) == told(lines)
 
 
 def entry_of(row: dict[str, Any]) -> dict[str, Any]:

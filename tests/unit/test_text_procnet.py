@@ -280,4 +280,4 @@ def test_a_damaged_row_is_a_problem_that_says_where_and_what(
 
 def test_a_problem_can_be_shown_on_a_terminal() -> None:
     (problem,) = parsed("   0: 0A000009:\x1b[2J")
-    assert str(problem) == (r"file:1: not a whole row of /proc/net/tcp: 0: 0A000009:\x1b[2J")
+    assert str(problem) == r'file:1: not a whole row of /proc/net/tcp: "0: 0A000009:\x1b[2J"'

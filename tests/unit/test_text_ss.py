@@ -338,6 +338,9 @@ names = st.one_of(
             'users:(("',
             "a ino:5 uid:6",
             "\t\t indented",
+            "\n nl ESTAB 0 0 ",
+            "\nnl ESTAB 0 0 :",
+            "\n tcp 0 0 a:b c",
             "\n  sl  local",
         ]
     ),

@@ -1,4 +1,4 @@
-"""What is made of a check's findings: advice, and command lines fit to be passed on."""
+"""What is made of a check's findings: advice, and text fit to be passed on."""
 
 from __future__ import annotations
 
@@ -6,25 +6,30 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from tracer.diagnose.advice import Subject, advise
-from tracer.finding import CheckResult, Finding, PodIdentity, Step, rows
+from tracer.finding import CheckResult, Finding, PodIdentity, Rung, Step, rows
 
 
-def steps_for(result: CheckResult) -> tuple[Step, ...]:
-    """What to check next, filled in with what was found."""
+def steps_for(result: CheckResult, *, here: bool) -> tuple[Step, ...]:
+    """What to check next, filled in with what was found.
+
+    `here` says that it was collected just now: of a report nobody knows whose process has the id.
+    """
     subjects = []
     for row in rows(result.findings):
         pod = row.pod or PodIdentity()
         flow = row.findings[0].flow
+        # Without a namespace it was read from a text, or inside a container: of another machine.
+        from_kernel = flow.netns is not None
         subjects.append(
             Subject(
                 destination=row.endpoint,
                 scope=row.destination.scope,
                 namespace=pod.namespace,
                 pod=pod.name,
-                node=pod.node,
+                node=pod.node or (result.node if from_kernel else None),
                 source_address=flow.source.address,
                 eni_id=pod.eni_id,
-                pid=row.processes[0].pid if row.processes and flow.netns is not None else None,
+                pid=row.processes[0].pid if row.processes and from_kernel and here else None,
             )
         )
     return advise(subjects)
@@ -51,3 +56,12 @@ def with_command_lines(
         )
 
     return replace(result, findings=tuple(map(rewritten, result.findings)))
+
+
+def with_lines(result: CheckResult, rewrite: Callable[[str], str]) -> CheckResult:
+    """The result with every line of prose rewritten that may quote what was read."""
+    return replace(
+        result,
+        tried=tuple(Rung(rung.method, rewrite(rung.reason)) for rung in result.tried),
+        notes=tuple(map(rewrite, result.notes)),
+    )

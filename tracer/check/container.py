@@ -11,14 +11,16 @@ from dataclasses import replace
 from tracer.check.context import Context
 from tracer.check.node import check_found_pod
 from tracer.check.texts import Texts
-from tracer.errors import SynsentError, UsageError
+from tracer.errors import InputError, SynsentError, UsageError
 from tracer.finding import CheckResult, PodIdentity, Rung
 from tracer.host.pods import find_pod
 from tracer.kube.client import connect
-from tracer.kube.ladder import NoReader, read_sockets
+from tracer.kube.ladder import Listing, NoReader, read_sockets
 from tracer.kube.pod import POD_ENI, PodInfo
 from tracer.sources.raw import aside
+from tracer.sources.text.connection import Connection
 from tracer.sources.text.lines import text_lines
+from tracer.sources.text.recognise import read
 
 
 def check_pod_inside(
@@ -34,7 +36,7 @@ def check_pod_inside(
     with connect(kubeconfig) as client:
         pod = client.pod(namespace, name)
         try:
-            found = read_sockets(client, pod, container)
+            found = read_sockets(client, pod, container, listing=listing)
         except NoReader as nothing:
             return _from_outside(context, spec, pod, nothing)
     shown = f"{found.method.value} in pod {spec}"
@@ -55,6 +57,17 @@ def check_pod_inside(
         tried=tuple(Rung(method, reason) for method, reason in found.tried),
         notes=tuple(texts.notes),
     )
+
+
+def listing(text: bytes) -> Listing:
+    """What a command in a container printed. Reads no further than to the first socket."""
+    try:
+        first = next(read(text_lines(io.BytesIO(text), ""), ""), None)
+    except InputError:
+        return Listing.UNKNOWN
+    if first is None:
+        return Listing.EMPTY
+    return Listing.SOCKETS if isinstance(first, Connection) else Listing.UNKNOWN
 
 
 def _from_outside(context: Context, spec: str, pod: PodInfo, nothing: NoReader) -> CheckResult:

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from tracer.check.context import Context
-from tracer.errors import NotPermitted
+from tracer.errors import InputError, NotPermitted
 from tracer.finding import CheckResult, Finding, PodIdentity, Rung
 from tracer.host.netns import Namespace, inode_of_process, list_namespaces
 from tracer.host.pods import PodOnNode, find_pod, node_netns, pods_by_uid
 from tracer.host.process import ProcessTable
-from tracer.host.rights import CAP_SYS_ADMIN, CAP_SYS_PTRACE, has_capability
+from tracer.host.rights import (
+    CAP_SYS_ADMIN,
+    CAP_SYS_PTRACE,
+    has_capability,
+    in_host_pid_namespace,
+)
 from tracer.host.sockets import owners_of
-from tracer.model import NANOSECONDS, Owner, Process, SourceName, SweptSocket
+from tracer.model import NANOSECONDS, Owner, Process, SourceName, Sweep, SweptSocket
 from tracer.sources.poll import Poller
 from tracer.sources.raw import Raw, addresses_in, aside, copy_conntrack, copy_sockets
 
@@ -24,9 +30,10 @@ def check_node(
 ) -> CheckResult:
     """Looks into every network namespace of this node, or only at some, or at one process.
 
-    Raises NotPermitted where this user may not look.
+    Raises NotPermitted where this user may not look, InputError where what was to be looked at has
+    ended.
     """
-    if not (has_capability(CAP_SYS_ADMIN) or has_capability(CAP_SYS_PTRACE)):
+    if pid is None and not (has_capability(CAP_SYS_ADMIN) or has_capability(CAP_SYS_PTRACE)):
         raise NotPermitted(
             "this user may not look into the network namespaces of other users' processes",
             hint="run as root (sudo), or check a pod with --pod NAMESPACE/NAME --via exec",
@@ -37,7 +44,18 @@ def check_node(
         sweep = poller.sweep(namespaces)
     finally:
         poller.close()
+    # Afterwards: a process that is still there was there all the time.
+    wanted = netns if pid is None else frozenset({_netns_of(pid)})
     notes: list[str] = []
+    if wanted is not None:
+        _require_looked(wanted, sweep, denied=poller.unreadable > 0)
+        if not poller.unreadable:
+            notes += map(_gone, sorted(wanted - sweep.looked))
+    elif not in_host_pid_namespace():
+        notes.append(
+            "processes outside this container, and their network namespaces: run with "
+            "hostPID: true (Kubernetes) or --pid=host (Docker)"
+        )
     if poller.unreadable:
         notes.append(f"{poller.unreadable} network namespaces that could not be looked into")
     if poller.denied:
@@ -45,23 +63,60 @@ def check_node(
     tried: tuple[Rung, ...] = ()
     if sweep.source is not SourceName.SOCK_DIAG:
         tried = tuple(Rung("sock_diag", reason) for reason in poller.lacking)
-    target = f"node {context.node_name}, every network namespace"
-    if pid is not None:
-        target = f"process {pid} on node {context.node_name}"
     wall_ns = time.time_ns()
     findings = tuple(_from_node(context, sweep.sockets, sweep.finished_ns))
     if context.raw is not None:
         # Last: thousands of namespaces take a while, and processes end meanwhile.
         notes += _keep_raw(context.raw, sweep.sockets, netns=netns, pid=pid)
     return CheckResult(
-        target=target,
+        target=_target(context.node_name, netns, pid),
         node=context.node_name,
         method=sweep.source.value,
         wall_ns=wall_ns,
         findings=findings,
         tried=tried,
-        notes=tuple(notes),
+        notes=tuple(dict.fromkeys(notes)),
     )
+
+
+def _target(node: str, netns: frozenset[int] | None, pid: int | None) -> str:
+    if pid is not None:
+        return f"process {pid} on node {node}"
+    if netns is not None:
+        return f"node {node}, network namespace {', '.join(map(str, sorted(netns)))}"
+    if in_host_pid_namespace():
+        return f"node {node}, every network namespace"
+    return f"node {node}, the network namespaces of this container's processes"
+
+
+def _netns_of(pid: int) -> int:
+    """The network namespace of a process whose sockets may be seen."""
+    try:
+        with os.scandir(f"/proc/{pid}/fd"):
+            return inode_of_process(pid)
+    except PermissionError:
+        raise NotPermitted(
+            f"this user may not see the sockets of process {pid}",
+            hint="run as root (sudo), with CAP_SYS_PTRACE and every capability that it has",
+        ) from None
+    except OSError:
+        raise InputError(f"process {pid} has ended meanwhile") from None
+
+
+def _require_looked(wanted: frozenset[int], sweep: Sweep, *, denied: bool) -> None:
+    """Raises where nothing of what was wanted was seen, of which nothing follows."""
+    if wanted & sweep.looked:
+        return
+    named = f"network namespace {', '.join(map(str, sorted(wanted)))}"
+    if denied:
+        raise NotPermitted(
+            f"{named} could not be looked into", hint="run as root (sudo) with CAP_SYS_ADMIN"
+        )
+    raise InputError(f"{named} has ended meanwhile")
+
+
+def _gone(netns: int) -> str:
+    return f"network namespace {netns}, which is gone"
 
 
 def check_pod_here(context: Context, spec: str) -> CheckResult:
@@ -153,7 +208,7 @@ def _keep_raw(
     scope = [one for one in listing.values() if inodes is None or one.inode in inodes]
     notes = list(copy_sockets(scope, raw))
     for inode in sorted((inodes or frozenset()) - listing.keys()):
-        notes.append(f"network namespace {inode}, which is gone")
+        notes.append(_gone(inode))
         raw.connections(aside(notes[-1]))
     addresses = {socket.flow.source.address for socket in sockets}
     if netns is not None:

@@ -118,8 +118,8 @@ def inode_of(spec: str, run: Sequence[str] = RUN_FOLDERS) -> int:
             failures.append(f"{path!r}: {reason or error}")
     raise UsageError(
         f"--netns {spec!r} is no network namespace ({'; '.join(failures)})",
-        hint="Give an inode number (ls -L -i /proc/PID/ns/net), a path such as /proc/PID/ns/net, "
-        "or a name that `ip netns list` shows.",
+        hint="give an inode number (ls -L -i /proc/PID/ns/net), a path such as /proc/PID/ns/net, "
+        "or a name that `ip netns list` shows",
     )
 
 

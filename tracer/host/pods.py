@@ -79,7 +79,7 @@ def find_pod(spec: str, *, log_root: str = LOG_ROOT, proc: str = "/proc") -> Pod
             raise NotPermitted(
                 f"cannot read the network namespaces of pod {spec}: {pod.denied} processes of "
                 f"uid {uid} in {proc} deny it",
-                hint="Run as root with CAP_SYS_PTRACE.",
+                hint="run as root with CAP_SYS_PTRACE",
             )
         return PodOnNode(
             namespace=namespace,
@@ -91,8 +91,8 @@ def find_pod(spec: str, *, log_root: str = LOG_ROOT, proc: str = "/proc") -> Pod
     raise UsageError(
         f"no pod {spec} runs on this node: {log_root} knows it by uid {', '.join(uids)}, which no "
         f"process in {proc} carries in its cgroup",
-        hint=f"{_where_to_look(namespace, name)} In a container, the trace needs the host's "
-        "process namespace (hostPID).",
+        hint=f"{_where_to_look(namespace, name)}; in a container, the trace needs the host's "
+        "process namespace (hostPID)",
     )
 
 
@@ -134,7 +134,7 @@ def _parse(spec: str) -> tuple[str, str]:
     ):
         raise UsageError(
             f"--pod {spec!r} does not name a pod",
-            hint="Give it as NAMESPACE/NAME, for example default/web-0.",
+            hint="give it as NAMESPACE/NAME, for example default/web-0",
         )
     return namespace, name
 
@@ -157,7 +157,7 @@ def _uids(namespace: str, name: str, log_root: str) -> list[str]:
         raise UsageError(
             f"cannot tell whether pod {namespace}/{name} runs on this node: {log_root}: "
             f"{error.strerror}",
-            hint="--pod works on a Kubernetes node; in a container, mount the node's folder.",
+            hint="--pod works on a Kubernetes node; in a container, mount the node's folder",
         ) from error
     if not folders:
         raise UsageError(
@@ -190,4 +190,4 @@ def _processes_of(uids: Collection[str], proc: str) -> dict[str, _Seen]:
 
 
 def _where_to_look(namespace: str, name: str) -> str:
-    return f"`kubectl get pod -n {namespace} {name} -o wide` shows its node."
+    return f"`kubectl get pod -n {namespace} {name} -o wide` shows its node"

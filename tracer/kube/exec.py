@@ -7,7 +7,9 @@ all output was: with it the output is whole, without it nothing is known of what
 
 `kubernetes.stream` is not used. It opens its WebSocket without a timeout, reads for as long as data
 keeps coming into a buffer without a bound, ends in silence where the time is over, and loses the
-status of a refusal in a text (kubernetes-client/python issues 1086 and 2156).
+status of a refusal in a text (kubernetes-client/python issues 1086 and 2156). Of websocket-client
+neither the timeout, which is for one read of many, nor the size of a frame, which is what its head
+says, is a bound: `_Wire` is.
 """
 
 from __future__ import annotations
@@ -28,6 +30,8 @@ from tracer.kube.pod import PodInfo
 from tracer.text import safe
 
 if TYPE_CHECKING:
+    import socket
+
     from websocket import WebSocketBadStatusException
 
 PROTOCOLS: Final = ("v5.channel.k8s.io", "v4.channel.k8s.io")
@@ -36,6 +40,8 @@ _STDOUT, _STDERR, _ERROR = 1, 2, 3
 # RFC 6455, section 5.2.
 _TEXT, _BINARY, _CLOSE = 1, 2, 8
 MAX_STATUS_BYTES: Final = 64 << 10
+MAX_MESSAGE_BYTES: Final = 4 << 20
+"""Of one message with all its frames, and of the handshake: a kubelet's have 32 KiB (io.Copy)."""
 _MAX_MESSAGE_CHARACTERS: Final = 300
 
 _CANNOT_EXECUTE, _NOT_FOUND = 126, 127
@@ -91,8 +97,9 @@ class ExecResult:
 class _WebSocket(Protocol):
     """What is used of websocket.WebSocket, which is typed in part."""
 
+    sock: _Wire
+
     def connect(self, url: str, **options: object) -> None: ...
-    def settimeout(self, timeout: float) -> None: ...
     def recv_data(self, *, control_frame: bool) -> tuple[int, bytes]: ...
     def send_close(self) -> None: ...
     def shutdown(self) -> None: ...
@@ -135,6 +142,41 @@ class _Command:
         )
 
 
+class _Wire:
+    """A socket that keeps to the command's deadline and to a number of bytes for each message."""
+
+    def __init__(self, connected: socket.socket, command: _Command) -> None:
+        self._socket = connected
+        self._command = command
+        self.next_message(connected.gettimeout())
+
+    def next_message(self, patience_seconds: float | None = None) -> None:
+        """Allows another message's bytes; a read may take so long, with None to the deadline."""
+        self._left_bytes = MAX_MESSAGE_BYTES
+        self._patience_seconds = patience_seconds
+
+    def recv(self, size: int) -> bytes:
+        """As of a socket. Raises KubeError where the time is over, or the message too large."""
+        left = self._command.left_seconds()
+        self._socket.settimeout(min(left, self._patience_seconds or left))
+        data = self._socket.recv(size)
+        self._left_bytes -= len(data)
+        if self._left_bytes < 0:
+            raise KubeError(
+                f"what the server sent of {self._command.what} was more than "
+                f"{MAX_MESSAGE_BYTES / (1 << 20):g} MiB in one message",
+                hint="no kubelet does: what is in between, a proxy or a gateway?",
+            )
+        return data
+
+    def send(self, data: bytes) -> int:
+        self._socket.settimeout(self._command.left_seconds())
+        return self._socket.send(data)
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._socket, name)
+
+
 def exec_in_pod(
     client: KubeClient,
     pod: PodInfo,
@@ -165,7 +207,7 @@ def exec_in_pod(
     websocket = _open(client, command)
     try:
         while output.status is None and not output.truncated:
-            websocket.settimeout(command.left_seconds())
+            websocket.sock.next_message()
             opcode, message = websocket.recv_data(control_frame=True)
             if opcode == _CLOSE:
                 raise _cut(command, output, "the server closed it")
@@ -217,7 +259,7 @@ def _connect(client: KubeClient, command: _Command) -> _WebSocket:
     websocket = cast("_WebSocket", WebSocket(skip_utf8_validation=True))
     websocket.connect(
         _url(client, command),
-        socket=client.dial(command.left_seconds()),
+        socket=_Wire(client.dial(command.left_seconds()), command),
         header=client.headers(),
         subprotocols=list(PROTOCOLS),
         suppress_origin=True,

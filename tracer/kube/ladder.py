@@ -1,15 +1,17 @@
 """Reads a container's sockets from inside, by the first of three ways that it has.
 
 In the seed's order: `ss`, `netstat` (of net-tools or busybox), and /proc/net/tcp and tcp6 as they
-are. Each is run directly: a container may have any of them without a shell.
+are. Each is run directly: a container may have any of them without a shell. What counts is what
+they print: a container may also have a program of the same name.
 """
 
 from __future__ import annotations
 
 import re
 import shlex
+from collections.abc import Callable
 from dataclasses import dataclass
-from enum import StrEnum
+from enum import Enum, StrEnum
 from typing import Final
 
 from tracer.errors import KubeError
@@ -44,6 +46,14 @@ class Method(StrEnum):
     PROC = "/proc/net/tcp"
 
 
+class Listing(Enum):
+    """What a text is."""
+
+    SOCKETS = "at least one socket"
+    EMPTY = "a list of sockets, with none in it"
+    UNKNOWN = "no list of sockets"
+
+
 @dataclass(frozen=True, slots=True)
 class PodText:
     """What the sockets of a container look like, as a tool printed it.
@@ -71,15 +81,17 @@ def read_sockets(
     pod: PodInfo,
     container: str | None = None,
     *,
+    listing: Callable[[bytes], Listing],
     timeout_seconds: float = TIMEOUT_SECONDS,
     max_bytes: int = MAX_BYTES,
 ) -> PodText:
     """The sockets of a container's network namespace, as text, by the first way that works.
 
-    Raises NoReader where none does; what exec_in_pod raises where the container cannot be
-    entered at all, which no other tool would change. `timeout_seconds` is for each command.
+    `listing` tells what a command has printed. Raises NoReader where no way works; what
+    exec_in_pod raises where the container cannot be entered at all, which no other tool would
+    change. `timeout_seconds` is for each command.
     """
-    ladder = _Ladder(client, pod, container, timeout_seconds, max_bytes)
+    ladder = _Ladder(client, pod, container, listing, timeout_seconds, max_bytes)
     if (ss := ladder.run(_SS)) is not None:
         return ladder.text(Method.SS, ss)
     netstat = ladder.run(_NETSTAT)
@@ -89,7 +101,7 @@ def read_sockets(
         return ladder.text(Method.NETSTAT, netstat)
     if (proc := ladder.run(_PROC)) is not None:
         # Not there where the kernel has no IPv6: `tried` says so.
-        proc6 = None if proc.truncated else ladder.run(_PROC6)
+        proc6 = None if proc.truncated else ladder.run_besides(_PROC6)
         return ladder.text(Method.PROC, *filter(None, (proc, proc6)))
     raise ladder.failed()
 
@@ -102,12 +114,14 @@ class _Ladder:
         client: KubeClient,
         pod: PodInfo,
         container: str | None,
+        listing: Callable[[bytes], Listing],
         timeout_seconds: float,
         max_bytes: int,
     ) -> None:
         self._client = client
         self._pod = pod
         self._container = container
+        self._listing = listing
         self._timeout_seconds = timeout_seconds
         self._max_bytes = max_bytes
         self._tried: list[tuple[str, str]] = []
@@ -128,13 +142,22 @@ class _Ladder:
         except ExecutableMissing as missing:
             self._tried.append((shlex.join(argv), missing.reason))
             return None
-        if result.stdout and (result.truncated or result.exit_code == 0):
+        complaint = result.stderr.decode("utf-8", "replace")
+        reason = _why_not(result, complaint, self._listing)
+        if reason is None:
             return result
         self._all_missing = False
-        complaint = result.stderr.decode("utf-8", "replace")
         self.option_refused = _OPTION_REFUSED.search(complaint) is not None
-        self._tried.append((shlex.join(argv), _reason(result, complaint)))
+        self._tried.append((shlex.join(argv), reason))
         return None
+
+    def run_besides(self, argv: tuple[str, ...]) -> ExecResult | None:
+        """As `run`, for what is no reason to give up what was read before."""
+        try:
+            return self.run(argv)
+        except KubeError as error:
+            self._tried.append((shlex.join(argv), str(error)))
+            return None
 
     def text(self, method: Method, *results: ExecResult) -> PodText:
         truncated = any(result.truncated for result in results)
@@ -162,9 +185,20 @@ class _Ladder:
         )
 
 
-def _reason(result: ExecResult, complaint: str) -> str:
-    if not result.exit_code:
-        return "printed nothing"
+def _why_not(result: ExecResult, complaint: str, listing: Callable[[bytes], Listing]) -> str | None:
+    """Why what a command wrote does not do; None where it does."""
     told = safe(next(filter(None, map(str.strip, complaint.splitlines())), ""))
-    reason = f"exit status {result.exit_code}"
-    return f"{reason}: {told[:_MAX_REASON_CHARACTERS]}" if told else reason
+    told = told[:_MAX_REASON_CHARACTERS]
+    if result.exit_code:
+        reason = f"exit status {result.exit_code}"
+    elif not result.stdout:
+        reason = "printed nothing"
+    else:
+        found = listing(result.stdout)
+        if found is Listing.SOCKETS or (found is Listing.EMPTY and not told):
+            return None
+        # ss prints its header before it finds that it may not ask the kernel.
+        reason = (
+            "listed nothing" if found is Listing.EMPTY else "what it printed is no list of sockets"
+        )
+    return f"{reason}: {told}" if told else reason

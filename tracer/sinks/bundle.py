@@ -50,8 +50,9 @@ class Bundle:
     """A bundle that is being written, between `with` and finish(); without finish() it is gone.
 
     Until then it is a hidden directory beside its place, `.NAME.partial-*`, for its owner alone:
-    sockets of others, and their command lines, are in it. What may leave one behind is SIGKILL,
-    and a crash of the machine.
+    sockets of others, and their command lines, are in it. What may leave one behind is a signal
+    that is not one of those which ask a program to end (SIGKILL, SIGUSR1), and a crash of the
+    machine.
     """
 
     def __init__(self, path: str) -> None:
@@ -101,7 +102,7 @@ class Bundle:
             raise ValueError("the bundle is not open")
         try:
             self._write(partial / "report.md", [_bytes(report.as_markdown(result, steps))])
-            self._write(partial / REPORT, [_bytes(report.as_json(result, steps))])
+            self._write(partial / REPORT, map(_bytes, report.as_json(result, steps)))
             self._write(partial / "events.jsonl", events(result))
             self._write(partial / "environment.txt", _environment(result, environment))
             for file in self._files.values():

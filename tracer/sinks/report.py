@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
+from typing import Final
 
 from tracer.finding import CheckResult, Row, Step, by_destination, rows
 from tracer.model import Process
@@ -13,7 +14,10 @@ from tracer.schema import timestamp
 from tracer.sinks.wording import duration, endpoint, known, tag
 from tracer.text import safe
 
-_SHOWN_PROCESSES = 3
+MOST_SHOWN: Final = 1_000
+"""Destinations in the headline, and rows of the table: nobody reads more, and rich takes half a
+millisecond for a row. JSON has all of them."""
+_SHOWN_PROCESSES: Final = 3
 
 
 def headline(result: CheckResult) -> list[str]:
@@ -21,16 +25,16 @@ def headline(result: CheckResult) -> list[str]:
     found = len(result.findings)
     if not found:
         return ["[OK] No connections in SYN_SENT state"]
-    destinations = ", ".join(
-        f"{endpoint(where)} ({what.scope.tag})"
-        for where, what, _ in by_destination(result.findings)
-    )
+    ranked = by_destination(result.findings)
+    shown = [f"{endpoint(where)} ({what.scope.tag})" for where, what, _ in ranked[:MOST_SHOWN]]
+    if len(ranked) > MOST_SHOWN:
+        shown.append(f"and {len(ranked) - MOST_SHOWN} more")
     return [
         (
             f"[ISSUE] Found {found} connection(s) in SYN_SENT state "
             "(pod sending SYN but waiting for ACK - potential connectivity issue)"
         ),
-        f"[INFO] Destinations: {destinations}",
+        f"[INFO] Destinations: {', '.join(shown)}",
     ]
 
 
@@ -38,7 +42,8 @@ def text(result: CheckResult, steps: Sequence[Step], *, color: bool = False) -> 
     """For people: headline, table, how it was collected, what to do next."""
     parts = ["\n".join(headline(result))]
     if result.findings:
-        parts.append(_table(rows(result.findings), color=color))
+        found = rows(result.findings)
+        parts.append("\n".join((_table(found[:MOST_SHOWN], color=color), *_unshown(found))))
     parts.append("\n".join(_provenance(result)))
     if steps:
         parts.append("\n".join(_advice(steps)))
@@ -69,6 +74,11 @@ def _table(found: Sequence[Row], *, color: bool) -> str:
         legacy_windows=False,
     ).print(table)
     return "\n".join(line.rstrip() for line in rendered.getvalue().splitlines() if line.strip())
+
+
+def _unshown(found: Sequence[Row]) -> list[str]:
+    more = len(found) - MOST_SHOWN
+    return [f"and {more} more rows; report.json and --format json have all"] if more > 0 else []
 
 
 def _cells(row: Row) -> tuple[str, ...]:
@@ -109,20 +119,16 @@ def _advice(steps: Sequence[Step]) -> list[str]:
 # --- for programs ------------------------------------------------------------------------------
 
 
-def as_json(result: CheckResult, steps: Sequence[Step]) -> str:
-    return json.dumps(document(result, steps), indent=2, ensure_ascii=True) + "\n"
+def as_json(result: CheckResult, steps: Sequence[Step]) -> Iterator[str]:
+    """One object, in pieces."""
+    return document(result, steps)
 
 
-def as_jsonl(result: CheckResult) -> str:
+def as_jsonl(result: CheckResult) -> Iterator[str]:
     """One line a connection; nothing where none was found."""
-    lines: Iterable[str] = (
-        json.dumps(
-            {"time": timestamp(result.wall_ns), "method": result.method, **finding_record(finding)},
-            ensure_ascii=True,
-        )
-        for finding in result.findings
-    )
-    return "".join(f"{line}\n" for line in lines)
+    common = {"time": timestamp(result.wall_ns), "method": result.method}
+    for finding in result.findings:
+        yield f"{json.dumps(common | finding_record(finding))}\n"
 
 
 # --- Markdown ----------------------------------------------------------------------------------
@@ -139,11 +145,13 @@ def as_markdown(result: CheckResult, steps: Sequence[Step]) -> str:
         "",
     ]
     if result.findings:
+        found = rows(result.findings)
         lines += [
             "| pod | destination | tag | count | oldest | SYNs | process |",
             "|---|---|---|---:|---:|---:|---|",
-            *(f"| {' | '.join(map(_md, _cells(row)))} |" for row in rows(result.findings)),
+            *(f"| {' | '.join(map(_md, _cells(row)))} |" for row in found[:MOST_SHOWN]),
             "",
+            *_unshown(found),
         ]
     for rung in result.tried:
         lines.append(f"- Not through {_md(rung.method)}: {_md(rung.reason)}.")

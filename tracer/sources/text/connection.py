@@ -101,4 +101,5 @@ class Problem:
             object.__setattr__(self, "line", self.line[:QUOTED_CHARACTERS])
 
     def __str__(self) -> str:
-        return safe(f"{self.file}:{self.line_number}: {self.reason}: {self.line.strip()}")
+        # Between quotation marks: redact.without_quotations takes it away.
+        return safe(f'{self.file}:{self.line_number}: {self.reason}: "{self.line.strip()}"')

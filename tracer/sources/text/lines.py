@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import codecs
 from collections.abc import Callable, Iterator
-from typing import IO, Final
+from io import BufferedIOBase
+from typing import Final
 
 from tracer.errors import InputError
 from tracer.sources.text.reader import MAX_LINE
@@ -13,6 +14,7 @@ Copy = Callable[[bytes], object]
 """Takes each piece of a text as it is read, unchanged: standard input cannot be read twice."""
 
 _BLOCK: Final = 256 * 1024
+_BOMS_UTF16: Final = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
 def file_lines(path: str, copy: Copy | None = None) -> Iterator[str]:
@@ -24,11 +26,11 @@ def file_lines(path: str, copy: Copy | None = None) -> Iterator[str]:
         raise _unreadable(path, error) from error
 
 
-def text_lines(stream: IO[bytes], name: str, copy: Copy | None = None) -> Iterator[str]:
+def text_lines(stream: BufferedIOBase, name: str, copy: Copy | None = None) -> Iterator[str]:
     r"""Lines of a stream, without their "\n". Bytes that are no UTF-8 become U+FFFD.
 
     Of a line longer than MAX_LINE bytes at least MAX_LINE + 1 characters are given: enough to see
-    that it is too long. Raises InputError where the stream cannot be read.
+    that it is too long. Raises InputError where the stream cannot be read, or is no UTF-8 at all.
     """
     rest = b""
     skipping = False
@@ -50,23 +52,32 @@ def text_lines(stream: IO[bytes], name: str, copy: Copy | None = None) -> Iterat
         yield rest.decode(errors="replace")
 
 
-def _blocks(stream: IO[bytes], name: str, copy: Copy | None) -> Iterator[bytes]:
+def _blocks(stream: BufferedIOBase, name: str, copy: Copy | None) -> Iterator[bytes]:
     first = True
     while True:
         try:
-            block = stream.read(_BLOCK)
+            # read() would wait for a whole block, and not hear a signal that comes between two
+            # pieces of it.
+            block = stream.read1(_BLOCK)
         except OSError as error:
             raise _unreadable(name, error) from error
         if not block:
             return
         if copy is not None:
             copy(block)
-        yield block.removeprefix(codecs.BOM_UTF8) if first else block
-        first = False
+        if first:
+            if block.startswith(_BOMS_UTF16) and b"\0" in block:
+                raise InputError(
+                    f"{name} is UTF-16 text",
+                    hint="convert it to UTF-8 (iconv -f UTF-16 -t UTF-8)",
+                )
+            block = block.removeprefix(codecs.BOM_UTF8)
+            first = False
+        yield block
 
 
 def _unreadable(name: str, error: OSError) -> InputError:
     return InputError(
         f"cannot read {name}: {error.strerror or error}",
-        hint="Check the file's name and permissions.",
+        hint="check the file's name and permissions",
     )

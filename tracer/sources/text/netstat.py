@@ -123,7 +123,7 @@ class NetstatReader:
         if fields[0] == "Proto" and fields[1] in {"Recv-Q", "RefCnt"}:
             self._header(line)
             return NOTHING
-        if fields[0] in _OTHER_LABELS and is_number(fields[1]):
+        if fields[0] in _OTHER_LABELS and is_number(fields[1]) and not _is_tracked(fields):
             self.skipped += 1
             return NOTHING
         return None
@@ -188,6 +188,11 @@ def _read_owner(owner: re.Match[str], found: _Details) -> None:
         found["inode"] = inode
     if uid is not None and (uid or inode):
         found["uid"] = uid
+
+
+def _is_tracked(fields: Sequence[str]) -> bool:
+    """Whether it is conntrack's: "udp 17 29 src=10.0.0.9", "sctp 132 9 ESTABLISHED src=..."."""
+    return any(field.startswith("src=") for field in fields[3:5])
 
 
 def _may_be_cut(text: str) -> bool:

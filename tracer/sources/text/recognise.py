@@ -21,13 +21,16 @@ from tracer.sources.text.conntrack import ConntrackReader
 from tracer.sources.text.netstat import NetstatReader
 from tracer.sources.text.procnet import ByteOrder, ProcNetReader
 from tracer.sources.text.reader import MAX_LINE, Reader, is_aside, too_long
-from tracer.sources.text.ss import SsReader
+from tracer.sources.text.ss import NO_STATE, SsReader
 
 Row = Connection | ConntrackEntry
 
 KEPT_PROBLEMS: Final = 20
 
-_EXPECTED: Final = "the output of ss, netstat or conntrack -L, or the text of /proc/net/tcp"
+_EXPECTED: Final = (
+    "expected is the output of ss, netstat or conntrack -L, or the text of /proc/net/tcp"
+)
+_WITH_STATE: Final = f"{_EXPECTED}; which state ss was asked for is told by --state syn-sent"
 # An address with a port, or a TCP state: what makes a line one that should have been understood.
 _TELLTALE: Final = re.compile(
     r"[0-9A-Fa-f.\]*]:(?:[0-9]{1,5}|\*)\b|\b[0-9A-F]{8}:[0-9A-F]{4}\b|\bsrc=|\bSYN[-_]SENT\b"
@@ -91,6 +94,15 @@ class Parsed(Iterator[Row]):
         return sum(reader.rows for reader in self._readers)
 
     @property
+    def lists_sockets(self) -> bool:
+        """Whether it is a list of TCP sockets, be it an empty one; conntrack's is none."""
+        return any(
+            reader.rows or reader.headed
+            for reader in self._readers
+            if not isinstance(reader, ConntrackReader)
+        )
+
+    @property
     def skipped(self) -> int:
         """Rows of other protocols."""
         return sum(reader.skipped for reader in self._readers)
@@ -147,15 +159,18 @@ class Parsed(Iterator[Row]):
         if len(self.problems) < KEPT_PROBLEMS:
             self.problems.append(problem)
 
+    def _state_is_missing(self) -> bool:
+        return any(problem.reason == NO_STATE for problem in self.problems)
+
     def _check(self) -> None:
         """Raises InputError where nothing could be used. No socket at all is an answer, though."""
         understood = self.skipped or any(reader.headed for reader in self._readers)
         if self.rows or (understood and not self.problem_count):
             return
         if not self.lines:
-            raise InputError(f"{self.name} is empty", hint=f"Expected {_EXPECTED}.")
+            raise InputError(f"{self.name} is empty", hint=_EXPECTED)
         first = f"; first problem: {self.problems[0]}" if self.problems else ""
         raise InputError(
             f"{self.name}: nothing could be used of its {self.lines} lines{first}",
-            hint=f"Expected {_EXPECTED}.",
+            hint=_WITH_STATE if self._state_is_missing() else _EXPECTED,
         )

@@ -7,8 +7,8 @@ header:
     [NETID] RECV-Q SEND-Q LOCAL:PORT PEER:PORT ...     where one state was asked for
 
 Where the State column is missing, the state is what the caller says, or the command line that
-stands above the output in the file (`$ ss -tn state syn-sent`); else it is unknown, and the row a
-Problem. Without Netid the rows of UDP (`ss -uan`) look like those of TCP.
+stands above the output in the file (`$ ss -tn state syn-sent`) or in the file's name; else it is
+unknown, and the row a Problem. Without Netid the rows of UDP (`ss -uan`) look like those of TCP.
 
 What follows the columns may go on in the next, indented line (-i, -m), or after a newline in a
 process's name; see ss_details.
@@ -42,12 +42,13 @@ _STATES: Final = {
     "BOUND-INACTIVE": "BOUND_INACTIVE",
 }
 # The STATE-FILTER section of ss(8): the names that stand for one state.
-_FILTERS: Final = {
+FILTERS: Final = {
     **{shown.lower(): state for shown, state in _STATES.items()},
     "established": "ESTABLISHED",
     "closed": "CLOSE",
     "listening": "LISTEN",
 }
+NO_STATE: Final = "no State column, and nothing says which state was asked for (--state does)"
 # "UNKNOWN", and the states of sctp associations, which stand below their endpoint.
 _OTHER_ROWS: Final = ("`-", "UNKNOWN")
 _TCP: Final = "tcp"
@@ -55,8 +56,17 @@ _NETID: Final = re.compile(r"[a-z][a-z0-9_]{1,9}|\?\?\?")
 # A command line, or a heading that tells it: "$ ss -tn state syn-sent", "--- all (ss -tan) ---".
 _COMMAND: Final = re.compile(r"(?:^|[\s(`'\"])ss(\s[^|;)`]{0,200})")
 _STATE_FILTER: Final = re.compile(r"\sstate\s+([a-z0-9-]{1,20})")
-# An indented line of more details starts with a word: " cubic rto:1000", "\t skmem:(r0".
-_CONTINUATION: Final = re.compile(r"[ \t]+(?!sl\s)[a-z][\w.-]*(?=[:\s(]|$)")
+# The same as a file's name: "ss-tn-state-syn-sent.txt".
+_SYN_SENT_IN_NAME: Final = re.compile(
+    r"(?:^|[^A-Za-z])ss[ _-](?:.{0,100}[ _-])?state[ _-]syn[ _-]sent(?![A-Za-z])"
+)
+# An indented line of more details starts with a word: " cubic rto:1000", "\t skmem:(r0". A row that
+# is indented as a whole has numbers, too: "  tcp ESTAB 0 0 ...", conntrack's "  tcp 6 117 ...".
+_CONTINUATION: Final = re.compile(
+    r"[ \t]+(?!sl\s)"
+    r"(?!(?:ipv[46]\s+[0-9]+\s+)?[a-z]\w*\s+(?:[A-Z][A-Z0-9-]*\s+)?[0-9]+\s+[0-9]+\s)"
+    r"[a-z][\w.-]*(?=[:\s(]|$)"
+)
 
 _MOST_LINES: Final = 32
 """Of one row: its own, those of details, and one for each newline in a process's name."""
@@ -104,7 +114,7 @@ class SsReader:
         self._name = name
         self._wanted = None if states is None else frozenset(states)
         self._assumed = assume_state
-        self._asked_for: str | None = None
+        self._asked_for = "SYN_SENT" if _SYN_SENT_IN_NAME.search(name.rpartition("/")[2]) else None
         self._netid_without_state = False
         # The row that may go on in the next line, wanted or not; its ends where it is wanted.
         self._number = 0
@@ -160,8 +170,7 @@ class SsReader:
         self._rest = _bare(columns.rest)
         state = columns.state or self._assumed or self._asked_for
         if state is None:
-            reason = "no State column, and nothing says which state was asked for"
-            return (Problem(self._name, number, line, reason),)
+            return (Problem(self._name, number, line, NO_STATE),)
         try:
             ends = pair(parse_side(columns.local), parse_side(columns.peer))
         except ValueError as error:
@@ -207,7 +216,7 @@ class SsReader:
         command = _COMMAND.search(line)
         if command is not None:
             asked = _STATE_FILTER.search(command[1])
-            self._asked_for = _FILTERS.get(asked[1]) if asked else None
+            self._asked_for = FILTERS.get(asked[1]) if asked else None
 
     def _is_other_protocol(self, fields: list[str]) -> bool:
         """Rows of sockets whose columns are others: "nl UNCONN 0 0 rtmgr:123 *"."""
