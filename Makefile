@@ -4,6 +4,8 @@ MAKEFLAGS += --no-print-directory
 BIN := .venv/bin
 # Tracing and the kernel tests need root.
 AS_ROOT := $(if $(filter-out 0,$(shell id -u)),sudo -E)
+# Processes that tests run in, a file of them at a time: most of the time they wait for TCP's timers.
+WORKERS ?= 4
 C_FILES := $(wildcard bpf/*.c bpf/*.h)
 
 .PHONY: help
@@ -20,7 +22,7 @@ run: install ## Trace every pod of this node; ARGS="..." adds options
 
 .PHONY: test
 test: install ## Run all tests, those on the real kernel too; ARGS="..." goes to pytest
-	@$(AS_ROOT) $(BIN)/python -m pytest $(ARGS)
+	@$(AS_ROOT) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
 
 .PHONY: check
 check: install ## Lint, formatting, types, import rules

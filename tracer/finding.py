@@ -5,25 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tracer.model import Destination, Endpoint, Flow, Process
-
-
-@dataclass(frozen=True, slots=True)
-class PodIdentity:
-    """What is known of a pod. `eni_id` is its own network interface, where it has one."""
-
-    namespace: str | None = None
-    name: str | None = None
-    uid: str | None = None
-    node: str | None = None
-    eni_id: str | None = None
-
-    @property
-    def label(self) -> str | None:
-        """NAMESPACE/NAME, else the uid."""
-        if self.namespace is not None and self.name is not None:
-            return f"{self.namespace}/{self.name}"
-        return self.uid
+from tracer.model import Destination, Endpoint, Flow, PodIdentity, Process
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,11 +103,12 @@ def by_destination(findings: Sequence[Finding]) -> list[tuple[Endpoint, Destinat
 
 def rows(findings: Sequence[Finding]) -> list[Row]:
     """One row per pod and destination, most connections first."""
-    groups: dict[tuple[PodIdentity | None, Endpoint], list[Finding]] = {}
+    groups: dict[tuple[str | None, Endpoint], list[Finding]] = {}
     for finding in findings:
-        groups.setdefault((finding.pod, finding.flow.destination), []).append(finding)
+        label = finding.pod.label if finding.pod is not None else None
+        groups.setdefault((label, finding.flow.destination), []).append(finding)
     made = [
-        Row(pod, endpoint, members[0].destination, tuple(members))
-        for (pod, endpoint), members in groups.items()
+        Row(members[0].pod, endpoint, members[0].destination, tuple(members))
+        for (_, endpoint), members in groups.items()
     ]
     return sorted(made, key=lambda row: (-row.count, row.endpoint.address, row.endpoint.port or 0))

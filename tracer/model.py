@@ -98,6 +98,65 @@ class Process:
     command_line: tuple[str, ...] | None = None
     container_id: str | None = None
     pod_uid: str | None = None
+    unit: str | None = None
+
+
+class PodEvidence(StrEnum):
+    """What ties an attempt to a pod, the surest first."""
+
+    CGROUP = "cgroup"
+    NETNS = "netns"
+    ADDRESS = "address"
+
+
+class NameSource(StrEnum):
+    """Who told a pod's name, the surest first: the API server now, what it said earlier and is kept
+    on disk, the container runtime's state, the kubelet's log folders.
+    """
+
+    API = "api"
+    CACHE = "cache"
+    RUNTIME = "runtime"
+    KUBELET = "kubelet"
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """What a pod belongs to, for people: Deployment web, CronJob backup, StatefulSet db."""
+
+    kind: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class PodIdentity:
+    """What is known of a pod, and of the container in it that connects.
+
+    eni_id         its own network interface, where it has one (Amazon VPC CNI)
+    container      name of the container, of a process whose cgroup was read
+    evidence       what ties the attempt to this pod
+    name_source    who told its name; None where it has none
+    names_wall_ns  when that was heard, where it is no longer kept up to date; None: current
+    """
+
+    namespace: str | None = None
+    name: str | None = None
+    uid: str | None = None
+    node: str | None = None
+    eni_id: str | None = None
+    container: str | None = None
+    workload: Workload | None = None
+    host_network: bool | None = None
+    evidence: PodEvidence | None = None
+    name_source: NameSource | None = None
+    names_wall_ns: int | None = None
+
+    @property
+    def label(self) -> str | None:
+        """NAMESPACE/NAME, else the uid."""
+        if self.namespace is not None and self.name is not None:
+            return f"{self.namespace}/{self.name}"
+        return self.uid
 
 
 class Scope(StrEnum):
@@ -114,13 +173,51 @@ class Scope(StrEnum):
         return "VPC/internal" if self is Scope.VPC else self.value
 
 
+class Kind(StrEnum):
+    """What a destination is known to be."""
+
+    ADDRESS = "address"
+    SERVICE = "service"
+    POD = "pod"
+    NODE = "node"
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoints:
+    """How many endpoints a service has for an address family and port, and how many are ready."""
+
+    ready: int
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
+class Nat:
+    """Where connection tracking sends an attempt, and how far it got there.
+
+    `state` is netfilter's (SYN_SENT ...), `replied` whether any packet came back.
+    """
+
+    destination: Endpoint
+    state: str | None
+    replied: bool
+
+
 @dataclass(frozen=True, slots=True)
 class Destination:
-    """What is known of a destination address. `name` is None where nothing is known for certain."""
+    """What is known of a destination. `name` is None where nothing is known for certain.
+
+    name       "shop/db:5432" of a service (its port), "shop/db-0" of a pod, a node's name, or what
+               a well-known address stands for
+    ambiguous  other things answer at this address too: a node's is shared by its hostNetwork pods
+    endpoints  of a service; None where they are not known
+    """
 
     scope: Scope
-    kind: str = "address"
+    kind: Kind = Kind.ADDRESS
     name: str | None = None
+    ambiguous: bool = False
+    endpoints: Endpoints | None = None
+    nat: Nat | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,6 +286,7 @@ class Report:
     wall_ns: int
     age_seconds: float | None
     next_retry_seconds: float | None
+    pod: PodIdentity | None = None
 
 
 class TransitionKind(Enum):
@@ -323,6 +421,32 @@ class CrossCheck:
     unended: int = 0
 
 
+class KubeState(StrEnum):
+    """How much the API server tells.
+
+    OFF nothing is asked of it, CONNECTING nothing was heard yet, SYNCED all that is asked for is
+    kept up to date, DEGRADED some of it is not: out of reach, or not permitted.
+    """
+
+    OFF = "off"
+    CONNECTING = "connecting"
+    SYNCED = "synced"
+    DEGRADED = "degraded"
+
+
+@dataclass(frozen=True, slots=True)
+class KubeHealth:
+    """The state of the names that the API server gives.
+
+    `message` says in a sentence what is wrong, None where nothing is. `names_wall_ns` is when the
+    names were last known to be true, None where they are or where there are none.
+    """
+
+    state: KubeState = KubeState.OFF
+    message: str | None = None
+    names_wall_ns: int | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Health:
     """The tracer's own state, for every output."""
@@ -337,6 +461,7 @@ class Health:
     rates: Rates = Rates()
     losses: Losses = Losses()
     crosscheck: CrossCheck = CrossCheck()
+    kube: KubeHealth = KubeHealth()
 
 
 class LifecycleKind(StrEnum):

@@ -21,9 +21,21 @@ from typing import Any, Final, TypeVar
 
 from tracer import __version__
 from tracer.errors import InputError
-from tracer.finding import CheckResult, Finding, PodIdentity, Rung, Step, by_destination
-from tracer.model import Destination, Endpoint, Flow, Process, Scope
-from tracer.schema import timestamp
+from tracer.event import destination_record, pod_record, timestamp
+from tracer.finding import CheckResult, Finding, Rung, Step, by_destination
+from tracer.model import (
+    Destination,
+    Endpoint,
+    Endpoints,
+    Flow,
+    Kind,
+    NameSource,
+    PodEvidence,
+    PodIdentity,
+    Process,
+    Scope,
+    Workload,
+)
 
 REPORT_VERSION: Final = 1
 """Raised when a key changes its meaning or goes away; new keys leave it alone."""
@@ -121,7 +133,8 @@ def finding_record(finding: Finding) -> dict[str, object]:
     """One connection, keyed as the live trace's events are."""
     flow, pod, process = finding.flow, finding.pod, finding.process
     return {
-        "k8s": k8s_record(pod, node=pod.node if pod else None),
+        "k8s": {"node": {"name": pod.node if pod else None}, **pod_record(pod)},
+        "systemd": {"unit": process.unit if process else None},
         "eni_id": pod.eni_id if pod else None,
         "container": {"id": process.container_id if process else None},
         "process": None
@@ -138,10 +151,7 @@ def finding_record(finding: Finding) -> dict[str, object]:
         "source": _endpoint(flow.source),
         "destination": {
             **_endpoint(flow.destination),
-            "scope": finding.destination.scope.value,
-            "tag": finding.destination.scope.tag,
-            "kind": finding.destination.kind,
-            "name": finding.destination.name,
+            **destination_record(finding.destination),
         },
         "attempt": {
             "age_seconds": _rounded(finding.age_seconds),
@@ -149,15 +159,6 @@ def finding_record(finding: Finding) -> dict[str, object]:
             "next_retry_seconds": _rounded(finding.next_retry_seconds),
             "mapped": flow.mapped,
         },
-    }
-
-
-def k8s_record(pod: PodIdentity | None, *, node: str | None) -> dict[str, object]:
-    """A pod, keyed as in every event; `node` is the one that it, or the observer, is on."""
-    return {
-        "node": {"name": node},
-        "namespace": {"name": pod.namespace if pod else None},
-        "pod": {"name": pod.name if pod else None, "uid": pod.uid if pod else None},
     }
 
 
@@ -231,8 +232,10 @@ def _finding(record: _Value) -> Finding:
         ),
         destination=Destination(
             scope=destination["scope"].among({scope.value: scope for scope in Scope}),
-            kind=destination["kind"].text(),
+            kind=destination["kind"].among({kind.value: kind for kind in Kind}),
             name=destination["name"].text_or_none(),
+            ambiguous=destination["ambiguous"].boolean(),
+            endpoints=_endpoints(destination["endpoints"]),
         ),
         age_seconds=attempt["age_seconds"].seconds_or_none(),
         syns_sent=attempt["syns_sent"].integer_or_none(0, _MOST_64_BITS),
@@ -260,7 +263,14 @@ def _process(record: _Value) -> Process | None:
         command_line=None if arguments.is_none() else arguments.each(_Value.text),
         container_id=record["container"]["id"].text_or_none(),
         pod_uid=process["pod_uid"].text_or_none(),
+        unit=record["systemd"]["unit"].text_or_none(),
     )
+
+
+def _endpoints(record: _Value) -> Endpoints | None:
+    ready = record["ready"].integer_or_none(0, _MOST_32_BITS)
+    total = record["total"].integer_or_none(0, _MOST_32_BITS)
+    return None if ready is None or total is None else Endpoints(ready, total)
 
 
 def _pod(record: _Value) -> PodIdentity | None:
@@ -271,8 +281,20 @@ def _pod(record: _Value) -> PodIdentity | None:
         uid=k8s["pod"]["uid"].text_or_none(),
         node=k8s["node"]["name"].text_or_none(),
         eni_id=record["eni_id"].text_or_none(),
+        container=k8s["container"]["name"].text_or_none(),
+        workload=_workload(k8s["workload"]),
+        evidence=k8s["pod"]["evidence"].among_or_none({one.value: one for one in PodEvidence}),
+        name_source=k8s["pod"]["name_source"].among_or_none({one.value: one for one in NameSource}),
+        names_wall_ns=None
+        if k8s["pod"]["names_as_of"].is_none()
+        else _wall_ns(k8s["pod"]["names_as_of"]),
     )
     return None if pod == PodIdentity() else pod
+
+
+def _workload(record: _Value) -> Workload | None:
+    kind, name = record["kind"].text_or_none(), record["name"].text_or_none()
+    return None if kind is None or name is None else Workload(kind, name)
 
 
 def _wall_ns(value: _Value) -> int:
@@ -372,6 +394,9 @@ class _Value:
         if not isinstance(self._value, str) or self._value not in allowed:
             raise self.damaged(f"is not one of {', '.join(allowed)}")
         return allowed[self._value]
+
+    def among_or_none(self, allowed: dict[str, _Read]) -> _Read | None:
+        return None if self._value is None else self.among(allowed)
 
 
 def _contents(path: str) -> bytes:

@@ -11,24 +11,20 @@ the same columns for each line.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
-from functools import lru_cache, partial
+from dataclasses import dataclass
+from functools import partial
 
-from tracer import __version__
 from tracer.model import (
-    NANOSECONDS,
     ChangeKind,
-    Lifecycle,
+    Kind,
+    KubeState,
     LifecycleKind,
+    NameSource,
     Outcome,
-    Process,
-    Report,
+    PodEvidence,
     Scope,
     SourceName,
-    errno_name,
 )
 
 SCHEMA_VERSION = 1
@@ -95,9 +91,38 @@ FIELDS: tuple[Field, ...] = (
     ),
     _every("event", _STRING, "What happened.", enum=ALL_EVENTS),
     _every("k8s.node.name", _STRING, "The node the tracer runs on."),
-    _attempt("k8s.namespace.name", _TEXT, "The pod's namespace; null: not looked up yet."),
-    _attempt("k8s.pod.name", _TEXT, "The pod's name; null: not looked up yet."),
-    _attempt("k8s.pod.uid", _TEXT, "UID of the pod, read from the process's cgroup."),
+    _attempt("k8s.namespace.name", _TEXT, "The pod's namespace."),
+    _attempt(
+        "k8s.pod.name",
+        _TEXT,
+        "The pod's name; null: a process of the node itself, or not known (yet).",
+    ),
+    _attempt("k8s.pod.uid", _TEXT, "UID of the pod."),
+    _attempt(
+        "k8s.pod.evidence",
+        _TEXT,
+        "What ties the attempt to the pod: the cgroup of its process, its network namespace, or its"
+        " source address.",
+        enum=tuple(evidence.value for evidence in PodEvidence),
+    ),
+    _attempt(
+        "k8s.pod.name_source",
+        _TEXT,
+        "Who told the pod's name: the API server, what it said earlier and is kept on disk, the"
+        " container runtime's state, or the kubelet's log folders.",
+        enum=tuple(source.value for source in NameSource),
+    ),
+    _attempt(
+        "k8s.pod.names_as_of",
+        _TEXT,
+        "When the pod's name was last known to be true, where it is no longer kept up to date:"
+        " RFC 3339, UTC, microseconds; null: it is.",
+        pattern=_RFC3339,
+    ),
+    _attempt("k8s.container.name", _TEXT, "Name of the container in its pod."),
+    _attempt("k8s.workload.kind", _TEXT, "What the pod belongs to: Deployment, CronJob ..."),
+    _attempt("k8s.workload.name", _TEXT, "The name of what the pod belongs to."),
+    _attempt("systemd.unit", _TEXT, "Service or scope of a process that is in no container."),
     _attempt("container.id", _TEXT, "Id of the container, read from the process's cgroup."),
     _attempt(
         "process.pid", _INTEGER, "The connecting process, in the host's pid namespace.", minimum=0
@@ -141,9 +166,37 @@ FIELDS: tuple[Field, ...] = (
         "destination.kind",
         _STRING,
         "What the destination is known to be; address: nothing more than an address.",
-        enum=("service", "pod", "node", "address"),
+        enum=tuple(kind.value for kind in Kind),
     ),
-    _attempt("destination.name", _TEXT, "The destination's name, where it is certain."),
+    _attempt(
+        "destination.name",
+        _TEXT,
+        "The destination's name, where it is certain: NAMESPACE/NAME:PORT of a service.",
+    ),
+    _attempt(
+        "destination.ambiguous",
+        ("boolean",),
+        "Whether others answer at this address too: a node's hostNetwork pods share its own.",
+    ),
+    _attempt(
+        "destination.endpoints.ready",
+        _INTEGER,
+        "Endpoints of the service that are ready; null: no service, or not known.",
+        minimum=0,
+    ),
+    _attempt("destination.endpoints.total", _INTEGER, "Endpoints of the service.", minimum=0),
+    _attempt(
+        "nat.destination.address",
+        _TEXT,
+        "Where connection tracking sends the SYNs; null: not tracked, or not looked up (yet).",
+    ),
+    _port("nat.destination.port", description="The port that they are sent to."),
+    _attempt("nat.state", _TEXT, "Connection tracking's state: SYN_SENT ..."),
+    _attempt(
+        "nat.replied",
+        ("boolean", "null"),
+        "Whether connection tracking saw a packet come back.",
+    ),
     _attempt(
         "network.type", _STRING, "Address family of the SYNs on the wire.", enum=("ipv4", "ipv6")
     ),
@@ -271,6 +324,19 @@ FIELDS: tuple[Field, ...] = (
         "tracer.crosscheck.unended",
         description="Attempts that were gone without the stream reporting their end.",
     ),
+    _tracer(
+        "tracer.kube.state",
+        _STRING,
+        "How much the API server tells: synced is all that names need, off is not asked.",
+        enum=tuple(state.value for state in KubeState),
+    ),
+    _tracer("tracer.kube.message", _TEXT, "What is wrong with it, in a sentence; null: nothing."),
+    _tracer(
+        "tracer.kube.names_as_of",
+        _TEXT,
+        "When the names were last known to be true, where they are not kept up to date.",
+        pattern=_RFC3339,
+    ),
     _tracer("tracer.message", _TEXT, "A sentence for people; null for none."),
 )
 
@@ -337,120 +403,6 @@ def _leaf_schema(field: Field) -> dict[str, object]:
         schema["items"] = {"type": "string"}
     bounds = {"minimum": field.minimum, "maximum": field.maximum, "pattern": field.pattern}
     return schema | {keyword: value for keyword, value in bounds.items() if value is not None}
-
-
-def attempt_record(report: Report, node: str) -> Record:
-    """The event of a change of an attempt, as seen on the node called `node`."""
-    change, destination, process = report.change, report.destination, report.process
-    attempt = change.attempt
-    flow, owner = attempt.flow, attempt.owner
-    return {
-        "schema_version": SCHEMA_VERSION,
-        "time": timestamp(report.wall_ns),
-        "event": change.kind.value,
-        "k8s": {
-            "node": {"name": node},
-            "namespace": {"name": None},
-            "pod": {"name": None, "uid": process.pod_uid if process else None},
-        },
-        "container": {"id": process.container_id if process else None},
-        "process": {
-            "pid": process.pid if process else owner.pid,
-            "executable": {
-                "name": _executable_name(process) if process else None,
-                "path": process.executable if process else None,
-            },
-            "command": owner.comm,
-            "command_args": _arguments(process) if process else None,
-        },
-        "user": {"id": owner.uid},
-        "source": {"address": flow.source.address, "port": flow.source.port},
-        "destination": {
-            "address": flow.destination.address,
-            "port": flow.destination.port,
-            "scope": destination.scope.value,
-            "tag": destination.scope.tag,
-            "kind": destination.kind,
-            "name": destination.name,
-        },
-        "network": {"type": "ipv4" if flow.family == 4 else "ipv6", "transport": "tcp"},
-        "netns": flow.netns,
-        "attempt": {
-            "id": attempt.id,
-            "started_at": _timestamp_or_none(attempt.started_wall_ns),
-            "age_seconds": _seconds(report.age_seconds),
-            "syns_sent": attempt.syns_sent,
-            "next_retry_seconds": _seconds(report.next_retry_seconds),
-            "backoff": attempt.backoff,
-            "outcome": attempt.outcome.value if attempt.outcome else None,
-            "stuck": attempt.stuck,
-            "mapped": flow.mapped,
-        },
-        "error": {
-            "type": errno_name(attempt.errno),
-            "soft_type": errno_name(attempt.soft_errno),
-        },
-        "detected_by": attempt.detected_by.value,
-    }
-
-
-def lifecycle_record(event: Lifecycle, node: str) -> Record:
-    """The event of the tracer's own state, on the node called `node`."""
-    health = event.health
-    return {
-        "schema_version": SCHEMA_VERSION,
-        "time": timestamp(event.wall_ns),
-        "event": event.kind.value,
-        "k8s": {"node": {"name": node}},
-        "tracer": {
-            "version": __version__,
-            "backend": health.backend.value,
-            "hooks": list(health.hooks),
-            "lacking": list(health.lacking),
-            "uptime_seconds": _seconds(event.uptime_seconds),
-            "lost_events": health.losses.lost,
-            "dropped_events": health.losses.dropped,
-            "losses": asdict(health.losses),
-            "stuck_now": health.stuck_now,
-            "tracked_now": health.tracked_now,
-            "became_stuck": health.became_stuck,
-            "outcomes": {outcome.value: health.outcomes.get(outcome, 0) for outcome in Outcome},
-            "connects": asdict(health.rates),
-            "crosscheck": asdict(health.crosscheck),
-            "message": event.message,
-        },
-    }
-
-
-def timestamp(wall_ns: int) -> str:
-    """Nanoseconds since the epoch as RFC 3339 in UTC, cut to microseconds."""
-    seconds, nanoseconds = divmod(wall_ns, NANOSECONDS)
-    return f"{_utc_second(seconds)}.{nanoseconds // 1000:06d}Z"
-
-
-@lru_cache(maxsize=256)
-def _utc_second(seconds: int) -> str:
-    """Cached: the events of a batch share a second, and formatting one costs more than the rest."""
-    # Not strftime(): years before 1000 would have fewer digits.
-    return datetime.fromtimestamp(seconds, UTC).replace(tzinfo=None).isoformat()
-
-
-def _timestamp_or_none(wall_ns: int | None) -> str | None:
-    return None if wall_ns is None else timestamp(wall_ns)
-
-
-def _seconds(value: float | None) -> float | None:
-    """Milliseconds are what a jiffy-driven timer is good for; JSON has no NaN or infinity."""
-    return round(value, 3) if value is not None and math.isfinite(value) else None
-
-
-def _executable_name(process: Process) -> str | None:
-    """OpenTelemetry wants the base name of the executable; a process may call itself anything."""
-    return process.executable.rpartition("/")[2] if process.executable else process.name
-
-
-def _arguments(process: Process) -> list[str] | None:
-    return None if process.command_line is None else list(process.command_line)
 
 
 if __name__ == "__main__":

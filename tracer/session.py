@@ -9,13 +9,22 @@ from dataclasses import replace
 from typing import Final
 
 from tracer.enrich.destination import Destinations
+from tracer.enrich.nat import NatLookups
+from tracer.enrich.pod import Pods
 from tracer.enrich.report import Reporter
+from tracer.enrich.scope import PodScope, ScopeFilter
+from tracer.enrich.service import NamedDestinations
 from tracer.errors import UsageError
+from tracer.host.kubelet import pods_by_uid
+from tracer.host.nodepods import NodePods
 from tracer.host.process import ProcessTable
+from tracer.kube.informer import Informer
+from tracer.kube.names import Names
 from tracer.model import (
     NANOSECONDS,
     Change,
     Health,
+    KubeHealth,
     Lifecycle,
     LifecycleKind,
     Losses,
@@ -29,6 +38,8 @@ from tracer.tracker import Tracker
 
 # How often the session looks up when nothing happens: for a stop, a gone reader, its own health.
 _TICK_SECONDS: Final = 0.25
+# Whether names are to be had is said sooner, though no more often than this.
+_KUBE_SECONDS: Final = 1.0
 # News of the tracer's own state: this often while it changes, that often as a sign of life.
 _HEALTH_SECONDS: Final = 10.0
 _SIGN_OF_LIFE_SECONDS: Final = 60.0
@@ -53,7 +64,29 @@ class Session:
             streaming=self._sources.bpf is not None,
             began_ns=self._began_ns,
         )
-        self._reporter = Reporter(Destinations(settings.vpc_cidrs), ProcessTable())
+        names = Names() if settings.kube else None
+        self._informer = (
+            None
+            if names is None
+            else Informer(
+                names,
+                node_name=settings.node_name,
+                kubeconfig=settings.kubeconfig,
+                cache_dir=settings.cache_dir,
+            )
+        )
+        self._nat = NatLookups()
+        self._pods = Pods(settings.node_name, NodePods(), names, self._names_wall_ns)
+        self._reporter = Reporter(
+            NamedDestinations(Destinations(settings.vpc_cidrs), names),
+            ProcessTable(),
+            self._pods,
+            self._nat,
+        )
+        self._scope: ScopeFilter | None = None
+        if settings.pods or settings.namespaces or settings.selector is not None:
+            wanted = PodScope(settings.pods, settings.namespaces, settings.selector)
+            self._scope = ScopeFilter(wanted, names)
         bpf, poller = self._sources.bpf, self._sources.poller
         interval = settings.poll_seconds if bpf is None else settings.crosscheck_seconds
         self._sweeps = SweepFeed(poller, self._inbox, interval)
@@ -82,12 +115,19 @@ class Session:
         feeds = [self._sweeps] if self._stream is None else [self._stream, self._sweeps]
         for feed in feeds:
             feed.start()
+        # Last: what names cost to find is no reason for a trace to begin later.
+        self._nat.start()
+        if self._informer is not None:
+            self._informer.start()
         try:
             self._loop()
         finally:
             for feed in feeds:
                 feed.stop()
             self._take(self._inbox.get(0))
+            self._nat.stop()
+            if self._informer is not None:
+                self._informer.stop()
             self._announce(LifecycleKind.STOP, None)
             if self._sources.bpf is not None:
                 self._sources.bpf.close()
@@ -106,9 +146,12 @@ class Session:
             if all(sink.finished for sink in self._sinks):
                 return
             since = (now - said_ns) / NANOSECONDS
-            if since >= _HEALTH_SECONDS:
+            kube = self._kube()
+            if since >= _HEALTH_SECONDS or (
+                since >= _KUBE_SECONDS and _gist(kube) != _gist(said.kube)
+            ):
                 health = self._health()
-                if since >= _SIGN_OF_LIFE_SECONDS or _differ(health, said):
+                if since >= _SIGN_OF_LIFE_SECONDS or _news(health) != _news(said):
                     self._announce(LifecycleKind.HEALTH, None)
                     said, said_ns = health, now
 
@@ -136,6 +179,10 @@ class Session:
             if not changes:
                 continue
             reports = self._reporter.reports(changes, offset)
+            if self._scope is not None:
+                reports = self._scope.filter(reports)
+                if not reports:
+                    continue
             for sink in self._sinks:
                 sink.write(reports)
 
@@ -153,6 +200,15 @@ class Session:
             sink.lifecycle(event)
 
     def _start_message(self) -> str:
+        """What the source is, and which of the wanted pods are not there."""
+        here = set(pods_by_uid().values()) if self._settings.pods else set()
+        absent = [
+            f"{space}/{name}" for space, name in self._settings.pods if (space, name) not in here
+        ]
+        waits = f"; not on this node yet: pod {', '.join(absent)}" if absent else ""
+        return self._how_it_began() + waits
+
+    def _how_it_began(self) -> str:
         took = _seconds_since_process_start()
         after = "" if took is None else f" {took:.2f} s after the program's start"
         if self._sources.bpf is not None:
@@ -176,8 +232,10 @@ class Session:
             lacking = (*lacking, self._sweeps.unseen)
         if self._sweeps.failure is not None:
             lacking = (*lacking, f"the cross-check, which has failed: {self._sweeps.failure}")
+        if self._nat.lacking is not None:
+            lacking = (*lacking, self._nat.lacking)
         in_kernel = counters.get("added", 0) - counters.get("removed", 0)
-        return Health(
+        health = Health(
             backend=self._sources.backend,
             hooks=self._sources.hooks,
             lacking=lacking,
@@ -197,17 +255,30 @@ class Session:
                 lines_not_shown=sum(sink.dropped for sink in self._sinks if not sink.keeps_record),
             ),
             crosscheck=tracker.crosscheck,
+            kube=self._kube(),
         )
+        return health if self._scope is None else self._scope.narrowed(health)
+
+    def _kube(self) -> KubeHealth:
+        return KubeHealth() if self._informer is None else self._informer.health
+
+    def _names_wall_ns(self) -> int | None:
+        return self._kube().names_wall_ns
 
 
-def _differ(now: Health, before: Health) -> bool:
-    """Whether something happened that is worth telling; healthy connects and sweeps are not."""
-    return replace(now, rates=before.rates, tracked_now=0, crosscheck=before.crosscheck) != replace(
-        before, tracked_now=0
-    ) or (now.crosscheck.missed, now.crosscheck.unended) != (
-        before.crosscheck.missed,
-        before.crosscheck.unended,
+def _news(health: Health) -> Health:
+    """What is worth telling when it changes; healthy connects, sweeps, the age of names are not."""
+    return replace(
+        health,
+        rates=Rates(),
+        tracked_now=0,
+        crosscheck=replace(health.crosscheck, sweeps=0, agreed=0, before_start=0),
+        kube=_gist(health.kube),
     )
+
+
+def _gist(kube: KubeHealth) -> KubeHealth:
+    return replace(kube, names_wall_ns=None)
 
 
 def _seconds_since_process_start() -> float | None:

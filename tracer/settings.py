@@ -39,6 +39,11 @@ class Settings:
     crosscheck_seconds  between sweeps beside BPF; 0 is off
     poll_seconds        between rounds where polling is the source
     duration_seconds    ends the trace; None: until a signal
+    pods, namespaces    pods to trace, as (namespace, name), and namespaces of pods; empty: all
+    selector            label selector of the pods to trace, as kubectl takes it
+    kube                ask the API server for names
+    kubeconfig          how to reach it; None: as kubectl finds it
+    cache_dir           where names are kept for an outage of the API server; None: nowhere
     """
 
     node_name: str
@@ -50,6 +55,12 @@ class Settings:
     vpc_cidrs: tuple[IPv4Network | IPv6Network, ...] = ()
     pid: int | None = None
     netns: frozenset[int] | None = None
+    pods: tuple[tuple[str, str], ...] = ()
+    namespaces: tuple[str, ...] = ()
+    selector: str | None = None
+    kube: bool = True
+    kubeconfig: str | None = None
+    cache_dir: Path | None = None
     jsonl: str | None = None
     plain: bool = False
     ready_file: Path | None = None

@@ -1,4 +1,4 @@
-"""Runs the scenarios of the selected tests side by side: they mostly wait for TCP's timers."""
+"""Runs the scenarios of a module's tests side by side: they mostly wait for TCP's timers."""
 
 from __future__ import annotations
 
@@ -23,17 +23,20 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("observed", marker.kwargs.get("backends", BACKENDS), indirect=True)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def runs(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[dict[Run, Future[Observation]]]:
-    """Every scenario that a selected test asks for, under way since the first of them began."""
+    """Every scenario that the module's selected tests ask for, all under way since the first."""
     pool = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="scenario")
     folder = tmp_path_factory.mktemp("scenarios")
+    items = request.session.items
     try:
         yield {
             run: pool.submit(_perform, run, folder)
-            for run in dict.fromkeys(filter(None, map(run_of, request.session.items)))
+            for run in dict.fromkeys(
+                filter(None, (run_of(item) for item in items if item.path == request.path))
+            )
         }
     finally:
         pool.shutdown(cancel_futures=True)

@@ -401,8 +401,9 @@ def test_the_next_time_of_an_adopted_attempt_is_right_or_unknown(
     resources.enter_context(connecting(pod))
     wait_until(lambda: pod.counter("TCPSynRetrans"), SECONDS, "the second SYN")
     source = load(pod)
-    first, second = take_until(source, pod, 2, "the third and fourth SYN")[:2]
-    assert (first.syns_sent, second.syns_sent) == (3, 4)
+    first, second = take_until(source, pod, 2, "two more SYNs")[:2]
+    assert first.syns_sent is not None
+    assert second.syns_sent == first.syns_sent + 1
     if first.next_retry_ns is not None:
         assert abs(first.next_retry_ns - second.time_ns) < 500_000_000
 

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import json
 import re
-import secrets
 import shutil
 import subprocess
 import sys
-import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,11 +26,11 @@ from tests.support.kube_exec import (
     pod_document,
     prints,
     refuses,
-    status,
 )
+from tests.support.kube_server import status
+from tests.support.kubepods import kube_pod
 from tests.support.netns import Namespace, iptables, lone_pod
 from tests.support.nobody import as_nobody
-from tests.support.pods import kubepods_cgroup, log_folder
 from tests.support.tracer import check_event, run_program
 from tests.support.wait import wait_until
 from tracer.check.context import Context
@@ -315,21 +313,8 @@ def test_a_container_without_anything_names_the_node_that_sees_it(tmp_path: Path
 @contextmanager
 def on_this_node(pod: Namespace) -> Iterator[tuple[str, str]]:
     """Makes the namespace that of a pod which kubelet runs here; gives the pod's name and uid."""
-    name, uid = f"web-{secrets.token_hex(4)}", str(uuid.uuid4())
-    with kubepods_cgroup(uid) as cgroup, log_folder(f"shop_{name}_{uid}"):
-        process = pod.popen(["cat"], stdin=subprocess.PIPE)
-        (cgroup / "cgroup.procs").write_text(str(process.pid))
-        # nsenter must have entered it, else its namespace is the node's.
-        wait_until(
-            lambda: Path(f"/proc/{process.pid}/ns/net").stat().st_ino == pod.inode,
-            10,
-            "the pod's process",
-        )
-        try:
-            yield name, uid
-        finally:
-            process.kill()
-            process.wait(10)
+    with kube_pod(pod, logs=True) as made:
+        yield made.name, made.uid
 
 
 @pytest.mark.parametrize("via", ["auto", "exec"])

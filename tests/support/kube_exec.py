@@ -17,16 +17,22 @@ import json
 import socket
 import ssl
 import struct
-import subprocess
-import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
-from typing import Any, Self
+from http.server import BaseHTTPRequestHandler
+from typing import Self
 from urllib.parse import parse_qs, urlsplit
+
+from tests.support.kube_server import (
+    Certificates,
+    Document,
+    Left,
+    TlsServer,
+    kubeconfig,
+    server_tls,
+    status,
+)
 
 V4 = "v4.channel.k8s.io"
 V5 = "v5.channel.k8s.io"
@@ -35,76 +41,6 @@ STDOUT, STDERR, ERROR = 1, 2, 3
 _CONTINUATION, _TEXT, _BINARY, _CLOSE, _PING, _PONG = 0, 1, 2, 8, 9, 10
 _HANDSHAKE_GUID = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455, section 1.3
 _FRAME_BYTES = 32 * 1024  # the buffer of Go's io.Copy, by which the kubelet cuts output up
-_PATIENCE_SECONDS = 20
-
-Document = dict[str, Any]
-
-
-class Left(Exception):
-    """The client has gone."""
-
-
-@dataclass(frozen=True)
-class Certificates:
-    """A certificate authority, and what it signed: for a server on 127.0.0.1, and for a user."""
-
-    authority: Path
-    certificate: Path
-    key: Path
-    user_certificate: Path
-    user_key: Path
-
-
-def make_certificates(directory: Path) -> Certificates:
-    """Made by the openssl program: Python's standard library cannot."""
-
-    def openssl(*arguments: str) -> None:
-        subprocess.run(
-            ["openssl", *arguments], cwd=directory, check=True, capture_output=True, timeout=60
-        )
-
-    key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
-    openssl(
-        *("req", "-x509", *key, "-keyout", "ca.key", "-out", "ca.crt", "-days", "2"),
-        *("-subj", "/CN=test-authority", "-addext", "keyUsage=critical,keyCertSign"),
-    )
-    signed = {
-        "server": "subjectAltName=IP:127.0.0.1\nextendedKeyUsage=serverAuth\n",
-        "user": "extendedKeyUsage=clientAuth\n",
-    }
-    for name, extensions in signed.items():
-        (directory / f"{name}.ext").write_text(
-            f"{extensions}authorityKeyIdentifier=keyid\nbasicConstraints=CA:FALSE\n"
-            "keyUsage=critical,digitalSignature\n"
-        )
-        openssl(
-            *("req", *key, "-keyout", f"{name}.key", "-out", f"{name}.csr", "-subj", f"/CN={name}")
-        )
-        openssl(
-            *("x509", "-req", "-in", f"{name}.csr", "-CA", "ca.crt", "-CAkey", "ca.key"),
-            *("-CAcreateserial", "-days", "2", "-extfile", f"{name}.ext", "-out", f"{name}.crt"),
-        )
-    return Certificates(
-        authority=directory / "ca.crt",
-        certificate=directory / "server.crt",
-        key=directory / "server.key",
-        user_certificate=directory / "user.crt",
-        user_key=directory / "user.key",
-    )
-
-
-def status(code: int, reason: str, message: str, **details: object) -> Document:
-    """A metav1.Status that tells of a failure, as the API server writes it."""
-    return {
-        "kind": "Status",
-        "apiVersion": "v1",
-        "metadata": {},
-        "status": "Failure",
-        "message": message,
-        "reason": reason,
-        "details": details,
-        "code": code,
-    }
 
 
 def forbidden(verb: str, resource: str, name: str, namespace: str, user: str) -> Document:
@@ -437,44 +373,10 @@ def _no_pod(name: str) -> Document:
     return status(404, "NotFound", f'pods "{name}" not found', name=name, kind="pods")
 
 
-class _Server(ThreadingHTTPServer):
-    daemon_threads = False  # so that closing waits for every handler
-
+class _Server(TlsServer):
     def __init__(self, kube: KubeServer, tls: ssl.SSLContext | None) -> None:
         self.kube = kube
-        self.tls = tls
-        super().__init__(("127.0.0.1", 0), _Handler)
-
-    def finish_request(self, request: socket.socket, client_address: object) -> None:  # type: ignore[override]
-        request.settimeout(_PATIENCE_SECONDS)
-        with self._secured(request) as connection:
-            if connection is None:
-                return
-            self.kube.connections.add(connection)
-            try:
-                super().finish_request(connection, client_address)
-            except (Left, OSError):
-                pass
-            finally:
-                self.kube.connections.discard(connection)
-
-    @contextmanager
-    def _secured(self, request: socket.socket) -> Iterator[socket.socket | None]:
-        if self.tls is None:
-            yield request
-            return
-        try:
-            connection = self.tls.wrap_socket(request, server_side=True)
-        except OSError:  # the client does not trust the certificate, or has left
-            yield None
-            return
-        with connection:
-            yield connection
-
-    def handle_error(self, request: object, client_address: object) -> None:  # noqa: ARG002
-        error = sys.exception()
-        assert error is not None
-        self.kube.errors.append(error)
+        super().__init__(_Handler, tls)
 
 
 class KubeServer:
@@ -505,20 +407,22 @@ class KubeServer:
         self.by_certificate = by_certificate
         self.paths: list[str] = []
         self.executed: list[Executed] = []
-        self.connections: set[socket.socket] = set()
-        self.errors: list[BaseException] = []
         self._certificates = certificates
         tls = None
         if certificates is not None:
-            tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-            tls.load_cert_chain(certificates.certificate, certificates.key)
-            if by_certificate:
-                tls.verify_mode = ssl.CERT_REQUIRED
-                tls.load_verify_locations(certificates.authority)
+            tls = server_tls(certificates, by_certificate=by_certificate)
         self._server = _Server(self, tls)
         self._thread = threading.Thread(
             target=self._server.serve_forever, args=(0.01,), name="kube-server"
         )
+
+    @property
+    def connections(self) -> set[socket.socket]:
+        return self._server.connections
+
+    @property
+    def errors(self) -> list[BaseException]:
+        return self._server.errors
 
     @property
     def port(self) -> int:
@@ -543,11 +447,7 @@ class KubeServer:
     def __exit__(self, *_: object) -> None:
         self._server.shutdown()
         self._thread.join()
-        for connection in tuple(self.connections):
-            # Of the plain class: that of SSLSocket would pull TLS from under its handler.
-            with suppress(OSError):
-                socket.socket.shutdown(connection, socket.SHUT_RDWR)
-        self._server.server_close()
+        self._server.close()
 
     def kubeconfig(
         self,
@@ -561,29 +461,6 @@ class KubeServer:
             None if self._certificates is None else self._certificates.authority,
             cluster or {},
         )
-
-
-def kubeconfig(
-    server: str,
-    user: Mapping[str, object],
-    authority: Path | None = None,
-    cluster: Mapping[str, object] | None = None,
-) -> str:
-    """The text of a kubeconfig, in JSON, which is YAML; `cluster` are further settings of it."""
-    settings: Document = {"server": server}
-    if authority is not None:
-        data = base64.b64encode(authority.read_bytes()).decode()
-        settings["certificate-authority-data"] = data
-    return json.dumps(
-        {
-            "apiVersion": "v1",
-            "kind": "Config",
-            "current-context": "test",
-            "contexts": [{"name": "test", "context": {"cluster": "here", "user": "me"}}],
-            "clusters": [{"name": "here", "cluster": settings | dict(cluster or {})}],
-            "users": [{"name": "me", "user": user}],
-        }
-    )
 
 
 def pod_document(

@@ -33,9 +33,19 @@ def get(event: Event, path: str) -> Any:  # noqa: ANN401 - a JSON value
     return value
 
 
-def environment() -> dict[str, str]:
-    """That of the tests, without options of the program in it; lines are not wrapped."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("SYNSENT_")}
+def environment(*options: str) -> dict[str, str]:
+    """That of the tests, without options of the program in it; lines are not wrapped.
+
+    Unless the options say how to reach an API server, none is asked: the user who runs the tests
+    may have one.
+    """
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("SYNSENT_") and name not in {"KUBECONFIG", "NODE_NAME"}
+    }
+    if not any(option in {"--kubeconfig", "--cache-dir"} for option in options):
+        kept["SYNSENT_NO_KUBE"] = "1"
     return kept | {"COLUMNS": "250"}
 
 
@@ -97,7 +107,7 @@ class Tracer:
                 stdin=subprocess.DEVNULL,
                 stdout=stdout,
                 stderr=stderr,
-                env=environment(),
+                env=environment(*self._argv),
             )
         try:
             self.wait(self._ready.exists, READY_SECONDS, "the tracer's ready-file")
@@ -230,7 +240,7 @@ def run_program(
         text=True,
         timeout=READY_SECONDS,
         check=False,
-        env=environment(),
+        env=environment(*options),
         cwd=cwd,
     )
 

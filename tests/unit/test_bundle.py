@@ -122,7 +122,8 @@ def test_events_are_those_of_the_live_trace_for_what_is_stuck() -> None:
     assert retransmitted["attempt"]["syns_sent"] == 2
     assert retransmitted["attempt"]["started_at"] == "2023-11-14T22:13:16.750000Z"
     assert retransmitted["process"]["executable"]["path"] == "/bin/curl"
-    assert retransmitted["k8s"]["pod"] == {"name": POD.name, "uid": POD.uid}
+    assert retransmitted["k8s"]["pod"]["name"] == POD.name
+    assert retransmitted["k8s"]["pod"]["uid"] == POD.uid
     assert retransmitted["k8s"]["node"]["name"] == "node-1"
     assert retransmitted["detected_by"] == "text"
     assert retransmitted["attempt"]["stuck"]

@@ -14,7 +14,8 @@ from typing import NoReturn, Self
 import pytest
 
 from tracer import cli, session
-from tracer.cli import main, settings_from
+from tracer.cli import main
+from tracer.cli_trace import settings_from
 from tracer.errors import NoSource, NotPermitted, SynsentError, UsageError
 from tracer.host import rights
 from tracer.model import SourceName

@@ -147,7 +147,7 @@ def test_ipv6_vpc_cidr_says_nothing_of_ipv4_mapped_addresses() -> None:
     ],
 )
 def test_well_known_address_has_its_name(address: str, name: str, expected: Scope) -> None:
-    assert Destinations(()).classify(address) == Destination(expected, "address", name)
+    assert Destinations(()).classify(address) == Destination(expected, name=name)
 
 
 @pytest.mark.parametrize(

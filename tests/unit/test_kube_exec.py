@@ -27,8 +27,6 @@ from tests.support.kube_exec import (
     V4,
     V5,
     Behaviour,
-    Certificates,
-    Document,
     Exchange,
     KubeServer,
     cuts,
@@ -38,8 +36,6 @@ from tests.support.kube_exec import (
     forbidden,
     frame,
     hangs,
-    kubeconfig,
-    make_certificates,
     missing_in_containerd,
     missing_in_crio,
     missing_in_crio_with_crun,
@@ -47,6 +43,12 @@ from tests.support.kube_exec import (
     pod_document,
     prints,
     refuses,
+)
+from tests.support.kube_server import (
+    Certificates,
+    Document,
+    kubeconfig,
+    make_certificates,
     status,
 )
 from tests.support.wait import wait_until

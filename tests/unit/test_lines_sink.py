@@ -26,13 +26,20 @@ from tracer.model import (
     CrossCheck,
     Destination,
     Endpoint,
+    Endpoints,
     Flow,
     Health,
+    Kind,
+    KubeHealth,
+    KubeState,
     Lifecycle,
     LifecycleKind,
     Losses,
+    NameSource,
+    Nat,
     Outcome,
     Owner,
+    PodIdentity,
     Process,
     Rates,
     Report,
@@ -41,6 +48,7 @@ from tracer.model import (
 )
 from tracer.sinks import lines as lines_module
 from tracer.sinks.lines import LinesSink
+from tracer.sinks.wording import date_and_time
 
 WALL_NS = 1_700_000_000_402_000_000  # 2023-11-14 22:13:20.402 UTC
 REPOSITORY = Path(__file__).parents[2]
@@ -122,6 +130,7 @@ def report(
         wall_ns=wall_ns,
         age_seconds=age_seconds,
         next_retry_seconds=None if kind is ChangeKind.END else 1.0,
+        pod=None if pod_uid is None else PodIdentity(uid=pod_uid),
     )
 
 
@@ -288,21 +297,107 @@ def test_times_below_a_second_are_given_in_milliseconds(seconds: float, text: st
 
 
 @settings(deadline=None)  # a busy machine is no failure
-@given(comm=ANY_TEXT, name=ANY_TEXT, pod_uid=ANY_TEXT, address=ANY_TEXT)
+@given(
+    comm=ANY_TEXT,
+    name=ANY_TEXT,
+    pod_uid=ANY_TEXT,
+    address=ANY_TEXT,
+    kind=st.sampled_from(Kind),
+    unit=st.none() | ANY_TEXT,
+)
 def test_no_text_from_outside_reaches_the_terminal_unescaped(
-    comm: str, name: str, pod_uid: str, address: str
+    comm: str, name: str, pod_uid: str, address: str, kind: Kind, unit: str | None
 ) -> None:
     stream = io.StringIO()
     sink = LinesSink(stream, node="node-1", color=False)
-    known = Destination(Scope.EXTERNAL, name=name)
+    nat = Nat(Endpoint(name, 2), comm, replied=False)
+    known = Destination(Scope.EXTERNAL, kind, name, nat=nat)
+    made = report(comm=comm, pod_uid=pod_uid, known=known, destination=Endpoint(address, 1))
+    pod = PodIdentity(name, comm, pod_uid, container=name, name_source=NameSource.CACHE)
+    process = Process(4123, comm, unit=unit)
 
-    sink.write([report(comm=comm, pod_uid=pod_uid, known=known, destination=Endpoint(address, 1))])
+    sink.write([replace(made, pod=None if unit else pod, process=process)])
+    sink.lifecycle(with_kube(lifecycle(LifecycleKind.HEALTH), KubeState.DEGRADED, name))
     sink.lifecycle(lifecycle(LifecycleKind.STOP, message=name))
     sink.close()
 
     lines = stream.getvalue().removesuffix("\n").split("\n")
     assert all(line.isprintable() for line in lines)
     assert [line.startswith("--") for line in lines].count(False) == 1
+
+
+def with_kube(
+    event: Lifecycle, state: KubeState, message: str | None = None, as_of_ns: int | None = None
+) -> Lifecycle:
+    return replace(event, health=replace(event.health, kube=KubeHealth(state, message, as_of_ns)))
+
+
+def test_a_pod_is_shown_by_its_name_its_container_and_who_told_it() -> None:
+    pod = PodIdentity("shop", "web-0", "9f2c1a7e", container="php", name_source=NameSource.API)
+
+    told = line_of(replace(report(), pod=pod))
+    kept = line_of(replace(report(), pod=replace(pod, name_source=NameSource.CACHE)))
+
+    assert told.endswith(" netns 4026532201 pod shop/web-0[php]")
+    assert kept.endswith(" netns 4026532201 pod shop/web-0[php] (by cache)")
+
+
+def test_a_process_of_the_node_is_shown_by_its_unit() -> None:
+    process = Process(4123, "curl", unit="sshd.service")
+
+    assert line_of(replace(report(pod_uid=None), process=process)).endswith(" host sshd.service")
+
+
+@pytest.mark.parametrize(
+    ("known", "shown_as"),
+    [
+        (
+            Destination(Scope.VPC, Kind.SERVICE, "shop/db:5432", endpoints=Endpoints(2, 3)),
+            "(VPC/internal, service shop/db:5432 2/3 ready)",
+        ),
+        (
+            Destination(Scope.VPC, Kind.SERVICE, "shop/db:5432", endpoints=Endpoints(0, 0)),
+            "(VPC/internal, service shop/db:5432 WITHOUT ENDPOINTS)",
+        ),
+        (Destination(Scope.VPC, Kind.SERVICE, "shop/db"), "(VPC/internal, service shop/db)"),
+        (Destination(Scope.VPC, Kind.POD, "shop/db-0"), "(VPC/internal, pod shop/db-0)"),
+        (
+            Destination(Scope.VPC, Kind.NODE, "n1", ambiguous=True),
+            "(VPC/internal, node n1 or a hostNetwork pod on it)",
+        ),
+        (
+            Destination(
+                Scope.VPC,
+                Kind.SERVICE,
+                "shop/db:5432",
+                nat=Nat(Endpoint("10.4.100.50", 5432), "SYN_SENT", replied=False),
+            ),
+            "(VPC/internal, service shop/db:5432 -> 10.4.100.50:5432)",
+        ),
+        (
+            Destination(Scope.VPC, nat=Nat(DESTINATION, "SYN_SENT", replied=False)),
+            "(VPC/internal)",
+        ),
+    ],
+)
+def test_a_destination_is_shown_by_what_is_known_of_it(known: Destination, shown_as: str) -> None:
+    assert f" -> 52.94.10.112:443 {shown_as} " in line_of(report(known=known))
+
+
+def test_where_names_come_from_is_told_when_it_changes() -> None:
+    health = lifecycle(LifecycleKind.HEALTH)
+    lines = shown(
+        with_kube(health, KubeState.CONNECTING),
+        with_kube(health, KubeState.DEGRADED, "the API server does not answer", WALL_NS),
+        with_kube(health, KubeState.DEGRADED, "the API server does not answer", WALL_NS),
+        with_kube(health, KubeState.SYNCED),
+        lifecycle(LifecycleKind.STOP),
+    )
+
+    assert [line for line in lines if line.startswith("-- names: ")] == [
+        f"-- names: the API server does not answer; as of {date_and_time(WALL_NS)}",
+        "-- names: from the API server, up to date",
+    ]
 
 
 def test_markup_in_a_name_is_shown_as_it_is() -> None:
@@ -338,6 +433,7 @@ def test_the_plain_path_does_not_pay_for_rich_before_the_end() -> None:
 import sys
 from tests.unit.test_lines_sink import WHOLE_TRACE, Report
 from tracer.sinks.lines import LinesSink
+from tracer.sinks.wording import date_and_time
 
 sink = LinesSink(sys.stdout, node="node-1", color=False)
 for event in WHOLE_TRACE[:-1]:

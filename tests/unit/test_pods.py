@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tracer.errors import NotPermitted, UsageError
-from tracer.host.pods import PodOnNode, find_pod, pods_by_uid
+from tracer.host.pods import PodOnNode, find_pod
 
 RECORDED = Path(__file__).parents[1] / "fixtures/kube/proc-cgroups-v1-hybrid.txt"
 
@@ -254,13 +254,3 @@ def test_malformed_name_is_a_usage_error(recorded: Node, spec: str) -> None:
 def test_longest_allowed_names_are_looked_for(node: Node) -> None:
     with pytest.raises(UsageError, match="has no folder"):
         node.find("a" * 63 + "/" + ".".join(["b" * 63, "c" * 63, "d" * 63, "e" * 61]))
-
-
-def test_pods_are_named_by_the_uid_in_their_log_folders(tmp_path: Path) -> None:
-    for name in ("shop_cart-0_0d9b2c44", "kube-system_a_b_c", "lost+found", "x_y"):
-        (tmp_path / name).mkdir()
-    assert pods_by_uid(str(tmp_path)) == {
-        "0d9b2c44": ("shop", "cart-0"),
-        "c": ("kube-system", "a_b"),
-    }
-    assert pods_by_uid(str(tmp_path / "missing")) == {}

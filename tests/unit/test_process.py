@@ -95,6 +95,13 @@ def test_process_in_a_container_has_its_container_and_pod(monkeypatch: pytest.Mo
     assert found.command_line is not None
 
 
+def test_process_of_the_host_has_its_systemd_unit(monkeypatch: pytest.MonkeyPatch) -> None:
+    identity = CgroupIdentity(unit="kubelet.service")
+    monkeypatch.setattr(process_module, "read_cgroup", lambda _: identity)
+    found = described(os.getpid())
+    assert (found.unit, found.container_id, found.pod_uid) == ("kubelet.service", None, None)
+
+
 def test_process_whose_cgroup_cannot_be_read_is_described_without(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -13,10 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tracer.check.answer import steps_for
-from tracer.check.container import eni_id
 from tracer.diagnose.advice import MAX_DESTINATIONS, Subject, advise
-from tracer.finding import CheckResult, Finding, PodIdentity, Rung, by_destination, rows
-from tracer.model import Destination, Endpoint, Flow, Process, Scope
+from tracer.finding import CheckResult, Finding, Rung, by_destination, rows
+from tracer.kube.pod import eni_id
+from tracer.model import Destination, Endpoint, Flow, PodIdentity, Process, Scope
 from tracer.sinks import report
 
 INSIDE = Endpoint("10.4.100.50", 443)

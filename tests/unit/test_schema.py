@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 import tracer
 from tracer import schema
+from tracer.event import attempt_record, lifecycle_record, timestamp
 from tracer.model import (
     Attempt,
     Change,
@@ -20,20 +21,29 @@ from tracer.model import (
     CrossCheck,
     Destination,
     Endpoint,
+    Endpoints,
     Flow,
     Health,
+    Kind,
+    KubeHealth,
+    KubeState,
     Lifecycle,
     LifecycleKind,
     Losses,
+    NameSource,
+    Nat,
     Outcome,
     Owner,
+    PodEvidence,
+    PodIdentity,
     Process,
     Rates,
     Report,
     Scope,
     SourceName,
+    Workload,
 )
-from tracer.schema import FIELDS, Field, Record, attempt_record, json_schema, lifecycle_record
+from tracer.schema import FIELDS, Field, Record, json_schema
 
 VALIDATOR = jsonschema.Draft202012Validator(json_schema())
 WALL_NS = 1_700_000_000_123_456_789
@@ -51,7 +61,13 @@ ATTEMPT = Attempt(
 )
 REPORT = Report(
     change=Change(ChangeKind.STUCK, ATTEMPT, 2),
-    destination=Destination(Scope.EXTERNAL),
+    destination=Destination(
+        Scope.EXTERNAL,
+        Kind.SERVICE,
+        "shop/db:443",
+        endpoints=Endpoints(0, 3),
+        nat=Nat(Endpoint("10.4.100.50", 5432), "SYN_SENT", replied=False),
+    ),
     process=Process(
         pid=4123,
         name="curl-name",
@@ -63,6 +79,16 @@ REPORT = Report(
     wall_ns=WALL_NS,
     age_seconds=1.0004,
     next_retry_seconds=0.99951,
+    pod=PodIdentity(
+        "shop",
+        "web-0",
+        "9f2c1a7e-0000-4000-8000-000000000001",
+        container="php",
+        workload=Workload("StatefulSet", "web"),
+        evidence=PodEvidence.CGROUP,
+        name_source=NameSource.CACHE,
+        names_wall_ns=WALL_NS - 60_000_000_000,
+    ),
 )
 BARE = Report(
     change=Change(
@@ -93,6 +119,7 @@ HEALTH = Health(
     rates=Rates(20311, 20290),
     losses=Losses(1, 2, 3, 4, 5, 6, 7, 8),
     crosscheck=CrossCheck(9, 8, 7, 6, 5),
+    kube=KubeHealth(KubeState.DEGRADED, "not permitted: pods: list", WALL_NS),
 )
 LIFECYCLE = Lifecycle(LifecycleKind.HEALTH, WALL_NS, HEALTH, 10.00049, "a sentence")
 
@@ -125,9 +152,13 @@ reports = st.builds(
         ),
     ),
     destination=st.builds(
-        Destination, kind=st.sampled_from(("service", "pod", "node", "address")), name=texts
+        Destination,
+        endpoints=st.none() | st.builds(Endpoints, counts, counts),
+        name=texts,
+        nat=st.none() | st.builds(Nat, destination=st.builds(Endpoint, port=ports)),
     ),
     process=st.none() | st.builds(Process, pid=counts),
+    pod=st.none() | st.builds(PodIdentity, names_wall_ns=st.none() | wall_times),
     wall_ns=wall_times,
     age_seconds=seconds,
     next_retry_seconds=st.none() | st.floats(),
@@ -145,6 +176,7 @@ lifecycles = st.builds(
         rates=st.builds(Rates, st.none() | counts, st.none() | counts),
         losses=st.builds(Losses, *[counts] * len(fields(Losses))),
         crosscheck=st.builds(CrossCheck, counts, counts, counts, counts, counts),
+        kube=st.builds(KubeHealth, message=texts, names_wall_ns=st.none() | wall_times),
     ),
     uptime_seconds=st.floats(min_value=0),
 )
@@ -231,9 +263,18 @@ def test_an_attempts_record_says_what_is_known() -> None:
         "event": "attempt.stuck",
         "k8s": {
             "node": {"name": "node-1"},
-            "namespace": {"name": None},
-            "pod": {"name": None, "uid": "9f2c1a7e-0000-4000-8000-000000000001"},
+            "namespace": {"name": "shop"},
+            "pod": {
+                "name": "web-0",
+                "uid": "9f2c1a7e-0000-4000-8000-000000000001",
+                "evidence": "cgroup",
+                "name_source": "cache",
+                "names_as_of": "2023-11-14T22:12:20.123456Z",
+            },
+            "container": {"name": "php"},
+            "workload": {"kind": "StatefulSet", "name": "web"},
         },
+        "systemd": {"unit": None},
         "container": {"id": "c0ffee"},
         "process": {
             "pid": 4123,
@@ -248,8 +289,15 @@ def test_an_attempts_record_says_what_is_known() -> None:
             "port": 443,
             "scope": "external",
             "tag": "external",
-            "kind": "address",
-            "name": None,
+            "kind": "service",
+            "name": "shop/db:443",
+            "ambiguous": False,
+            "endpoints": {"ready": 0, "total": 3},
+        },
+        "nat": {
+            "destination": {"address": "10.4.100.50", "port": 5432},
+            "state": "SYN_SENT",
+            "replied": False,
         },
         "network": {"type": "ipv4", "transport": "tcp"},
         "netns": 4026532201,
@@ -313,6 +361,11 @@ def test_a_lifecycle_record_says_what_is_known() -> None:
                 "missed": 6,
                 "unended": 5,
             },
+            "kube": {
+                "state": "degraded",
+                "message": "not permitted: pods: list",
+                "names_as_of": "2023-11-14T22:13:20.123456Z",
+            },
             "message": "a sentence",
         },
     }
@@ -329,6 +382,7 @@ def test_what_is_unknown_is_null_and_never_left_out() -> None:
         "k8s.node.name",
         "source.address",
         "destination.address",
+        "destination.ambiguous",
         "destination.scope",
         "destination.tag",
         "destination.kind",
@@ -408,7 +462,7 @@ def test_an_ipv6_attempt_is_ipv6() -> None:
 def test_a_time_is_cut_to_microseconds_and_never_rounded_into_the_next_second(
     wall_ns: int, text: str
 ) -> None:
-    assert schema.timestamp(wall_ns) == text
+    assert timestamp(wall_ns) == text
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])

@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from tracer.diagnose.advice import Subject, advise
-from tracer.finding import CheckResult, Finding, PodIdentity, Rung, Step, rows
+from tracer.finding import CheckResult, Finding, Rung, Step, rows
+from tracer.model import PodIdentity
 
 
 def steps_for(result: CheckResult, *, here: bool) -> tuple[Step, ...]:

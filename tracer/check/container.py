@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import io
-import json
 import time
-from collections.abc import Mapping
 from dataclasses import replace
 
 from tracer.check.context import Context
 from tracer.check.node import check_found_pod
 from tracer.check.texts import Texts
 from tracer.errors import InputError, SynsentError, UsageError
-from tracer.finding import CheckResult, PodIdentity, Rung
+from tracer.finding import CheckResult, Rung
 from tracer.host.pods import find_pod
 from tracer.kube.client import connect
 from tracer.kube.ladder import Listing, NoReader, read_sockets
-from tracer.kube.pod import POD_ENI, PodInfo
+from tracer.kube.pod import PodInfo, eni_id
+from tracer.model import PodIdentity
 from tracer.sources.raw import aside
 from tracer.sources.text.connection import Connection
 from tracer.sources.text.lines import text_lines
@@ -93,14 +92,3 @@ def _from_outside(context: Context, spec: str, pod: PodInfo, nothing: NoReader) 
 
 def _identity(pod: PodInfo) -> PodIdentity:
     return PodIdentity(pod.namespace, pod.name, pod.uid, pod.node, eni_id(pod.annotations))
-
-
-def eni_id(annotations: Mapping[str, str]) -> str | None:
-    """The pod's own network interface, which the VPC CNI plugin notes as JSON; None without one."""
-    try:
-        interfaces = json.loads(annotations.get(POD_ENI, ""))
-    except ValueError:
-        return None
-    first = interfaces[0] if isinstance(interfaces, list) and interfaces else None
-    found = first.get("eniId") if isinstance(first, dict) else None
-    return found if isinstance(found, str) else None

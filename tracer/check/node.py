@@ -8,10 +8,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from tracer.check.context import Context
+from tracer.enrich.pod import Pods
 from tracer.errors import InputError, NotPermitted
-from tracer.finding import CheckResult, Finding, PodIdentity, Rung
+from tracer.finding import CheckResult, Finding, Rung
 from tracer.host.netns import Namespace, inode_of_process, list_namespaces
-from tracer.host.pods import PodOnNode, find_pod, node_netns, pods_by_uid
+from tracer.host.nodepods import NodePods
+from tracer.host.pods import PodOnNode, find_pod, host_netns
 from tracer.host.process import ProcessTable
 from tracer.host.rights import (
     CAP_SYS_ADMIN,
@@ -20,7 +22,7 @@ from tracer.host.rights import (
     in_host_pid_namespace,
 )
 from tracer.host.sockets import owners_of
-from tracer.model import NANOSECONDS, Owner, Process, SourceName, Sweep, SweptSocket
+from tracer.model import NANOSECONDS, Owner, PodIdentity, Process, SourceName, Sweep, SweptSocket
 from tracer.sources.poll import Poller
 from tracer.sources.raw import Raw, addresses_in, aside, copy_conntrack, copy_sockets
 
@@ -139,7 +141,7 @@ def check_found_pod(context: Context, pod: PodOnNode) -> CheckResult:
     return replace(
         result,
         target=f"pod {pod.namespace}/{pod.name}, from its node {context.node_name}",
-        findings=tuple(replace(found, pod=identity) for found in findings),
+        findings=tuple(replace(found, pod=found.pod or identity) for found in findings),
     )
 
 
@@ -147,7 +149,7 @@ def _from_node(context: Context, sockets: Iterable[SweptSocket], now_ns: int) ->
     swept = list(sockets)
     pid_of = _owners(swept)
     processes = ProcessTable()
-    pods = pods_by_uid()
+    pods = Pods(context.node_name, NodePods(), None, lambda: None)
     for socket in swept:
         process: Process | None = None
         pid = pid_of.get(socket.owner.inode) if socket.owner.inode is not None else None
@@ -161,7 +163,7 @@ def _from_node(context: Context, sockets: Iterable[SweptSocket], now_ns: int) ->
             next_retry_seconds=_seconds_between(now_ns, socket.next_retry_ns),
             uid=socket.owner.uid,
             process=process,
-            pod=_pod_of(process, pods, context.node_name),
+            pod=pods.identify(process, socket.flow),
         )
 
 
@@ -176,15 +178,6 @@ def _owners(sockets: Sequence[SweptSocket]) -> dict[int, int]:
         if netns in namespaces:
             found |= owners_of(inodes, namespaces[netns].pids)
     return found
-
-
-def _pod_of(
-    process: Process | None, pods: dict[str, tuple[str, str]], node: str
-) -> PodIdentity | None:
-    if process is None or process.pod_uid is None:
-        return None
-    namespace, name = pods.get(process.pod_uid, (None, None))
-    return PodIdentity(namespace, name, process.pod_uid, node)
 
 
 def _seconds_between(start_ns: int | None, end_ns: int | None) -> float | None:
@@ -232,7 +225,7 @@ def _scope(netns: frozenset[int] | None, pid: int | None) -> frozenset[int] | No
 
 def _addresses_of_pods(namespaces: Iterable[Namespace]) -> set[str]:
     """All addresses of the namespaces, but for the node's own, whose addresses are no pod's."""
-    node = node_netns()
+    node = host_netns()
     return {
         address
         for namespace in namespaces

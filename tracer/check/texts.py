@@ -12,8 +12,8 @@ from typing import Final
 
 from tracer.check.context import Context
 from tracer.errors import InputError
-from tracer.finding import CheckResult, Finding, PodIdentity
-from tracer.model import Endpoint, Flow, Process
+from tracer.finding import CheckResult, Finding
+from tracer.model import Endpoint, Flow, PodIdentity, Process
 from tracer.report_record import load
 from tracer.sinks.bundle import CONNECTIONS, CONNTRACK, REPORT
 from tracer.sources.raw import Raw, aside

@@ -1,16 +1,28 @@
-"""Adds to a change what is known beyond the socket: process, container, destination."""
+"""Adds to a change what is known beyond the socket: process, pod, destination."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Final
 
-from tracer.enrich.destination import Destinations
+from tracer.enrich.nat import NatLookups
+from tracer.enrich.pod import Pods
+from tracer.enrich.service import NamedDestinations
 from tracer.host.netns import list_namespaces
 from tracer.host.process import ProcessTable
 from tracer.host.sockets import owners_of
-from tracer.model import NANOSECONDS, Attempt, Change, ChangeKind, Owner, Process, Report
+from tracer.model import (
+    NANOSECONDS,
+    Attempt,
+    Change,
+    ChangeKind,
+    Destination,
+    Owner,
+    Process,
+    Report,
+)
 
 # Finding a socket's process reads the descriptors of every process of its namespace: not more often
 # than this, however many sockets ask.
@@ -20,9 +32,17 @@ _SEARCH_SECONDS: Final = 0.5
 class Reporter:
     """Turns changes into reports. What it has found for an attempt is kept until its end."""
 
-    def __init__(self, destinations: Destinations, processes: ProcessTable) -> None:
+    def __init__(
+        self,
+        destinations: NamedDestinations,
+        processes: ProcessTable,
+        pods: Pods,
+        nat: NatLookups | None = None,
+    ) -> None:
         self._destinations = destinations
         self._processes = processes
+        self._pods = pods
+        self._nat = nat
         self._process_of: dict[str, Process] = {}
         self._pid_of: dict[int, int] = {}
         self._searched_ns = 0
@@ -38,16 +58,31 @@ class Reporter:
     def _report(self, change: Change, wall_offset_ns: int) -> Report:
         attempt, time_ns = change.attempt, change.time_ns
         retry_ns = attempt.next_retry_ns
+        process = self._process(change)
         return Report(
             change=change,
-            destination=self._destinations.classify(attempt.flow.destination.address),
-            process=self._process(change),
+            destination=self._destination(change),
+            process=process,
             wall_ns=time_ns + wall_offset_ns,
             age_seconds=attempt.age_seconds(time_ns),
             next_retry_seconds=(
                 None if retry_ns is None else max(0, retry_ns - time_ns) / NANOSECONDS
             ),
+            pod=self._pods.identify(process, attempt.flow),
         )
+
+    def _destination(self, change: Change) -> Destination:
+        """With where connection tracking sends it, once that was looked up."""
+        attempt = change.attempt
+        described = self._destinations.describe(attempt.flow.destination)
+        if self._nat is None:
+            return described
+        nat = self._nat.nat_of(attempt.id)
+        if change.kind is ChangeKind.END:
+            self._nat.forget(attempt.id)
+        else:
+            self._nat.ask(attempt)
+        return described if nat is None else replace(described, nat=nat)
 
     def _process(self, change: Change) -> Process | None:
         attempt = change.attempt

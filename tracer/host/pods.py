@@ -7,22 +7,13 @@ carry the uid; the processes lead to the network namespace.
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from tracer.errors import NotPermitted, UsageError
 from tracer.host.cgroup import read_cgroup
+from tracer.host.kubelet import LOG_ROOT, is_pod_name
 from tracer.host.netns import inode_of_process, pids_in
-
-LOG_ROOT = "/var/log/pods"
-
-# RFC 1123 label and subdomain, as the API validates them: neither has the underscore that
-# separates the parts of a log folder's name.
-_LABEL = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
-_NAMESPACE = re.compile(_LABEL)
-_NAME = re.compile(rf"{_LABEL}(?:\.{_LABEL})*")
-_MAX_NAME_CHARACTERS = 253
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +59,7 @@ def find_pod(spec: str, *, log_root: str = LOG_ROOT, proc: str = "/proc") -> Pod
     runs here, saying what was looked at; NotPermitted where its processes are there but their
     namespaces may not be read.
     """
-    namespace, name = _parse(spec)
+    namespace, name = parse_spec(spec)
     uids = _uids(namespace, name, log_root)
     seen = _processes_of(uids, proc)
     for uid in uids:
@@ -86,7 +77,7 @@ def find_pod(spec: str, *, log_root: str = LOG_ROOT, proc: str = "/proc") -> Pod
             name=name,
             uid=uid,
             netns=pod.netns,
-            host_network=node_netns(proc) in pod.netns,
+            host_network=host_netns(proc) in pod.netns,
         )
     raise UsageError(
         f"no pod {spec} runs on this node: {log_root} knows it by uid {', '.join(uids)}, which no "
@@ -96,42 +87,10 @@ def find_pod(spec: str, *, log_root: str = LOG_ROOT, proc: str = "/proc") -> Pod
     )
 
 
-def pods_by_uid(log_root: str = LOG_ROOT) -> dict[str, tuple[str, str]]:
-    """Namespace and name of the pods that kubelet keeps logs of, by uid; empty where none is."""
-    found: dict[str, tuple[str, str]] = {}
-    try:
-        names = os.listdir(log_root)  # noqa: PTH208  names are all that is wanted
-    except OSError:
-        return found
-    for folder in names:
-        namespace, _, rest = folder.partition("_")
-        name, _, uid = rest.rpartition("_")
-        if namespace and name and uid:
-            found[uid] = (namespace, name)
-    return found
-
-
-def node_netns(proc: str = "/proc") -> int | None:
-    """The node's own network namespace: that of its first process.
-
-    Where that may not be read (pid 1 may hold capabilities that this process lacks), this process's
-    own, as the trace runs in the node's network; None where neither can be told.
-    """
-    for pid in (1, "self"):
-        try:
-            return inode_of_process(pid, proc)
-        except OSError:
-            continue
-    return None
-
-
-def _parse(spec: str) -> tuple[str, str]:
+def parse_spec(spec: str) -> tuple[str, str]:
+    """Namespace and name of a pod as --pod gives it. Raises UsageError for anything else."""
     namespace, _, name = spec.partition("/")
-    if (
-        _NAMESPACE.fullmatch(namespace) is None
-        or len(name) > _MAX_NAME_CHARACTERS
-        or _NAME.fullmatch(name) is None
-    ):
+    if not is_pod_name(namespace, name):
         raise UsageError(
             f"--pod {spec!r} does not name a pod",
             hint="give it as NAMESPACE/NAME, for example default/web-0",
@@ -187,6 +146,20 @@ def _processes_of(uids: Collection[str], proc: str) -> dict[str, _Seen]:
             pod = seen.setdefault(cgroup.pod_uid, _Seen())
             (pod.others if cgroup.container_id is None else pod.containers).add(inode)
     return seen
+
+
+def host_netns(proc: str = "/proc") -> int | None:
+    """The node's own network namespace: that of its first process.
+
+    Where that may not be read (pid 1 may hold capabilities that this process lacks), this process's
+    own, as the trace runs in the node's network; None where neither can be told.
+    """
+    for pid in (1, "self"):
+        try:
+            return inode_of_process(pid, proc)
+        except OSError:
+            continue
+    return None
 
 
 def _where_to_look(namespace: str, name: str) -> str:

@@ -196,6 +196,7 @@ def _with_cgroup(process: Process, cgroup: CgroupIdentity) -> Process:
         command_line=process.command_line,
         container_id=cgroup.container_id,
         pod_uid=cgroup.pod_uid,
+        unit=cgroup.unit,
     )
 
 

@@ -13,9 +13,11 @@ import json
 import re
 import socket
 import ssl
+import threading
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from http import HTTPStatus
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self, TypeVar
@@ -23,12 +25,14 @@ from urllib.parse import SplitResult, quote, urlsplit
 
 from tracer import __version__
 from tracer.errors import InputError, KubeError, KubeForbidden
-from tracer.kube.config import find_configuration
+from tracer.kube.config import complaints, find_configuration
+from tracer.kube.dial import Keep, Target, dial
 from tracer.kube.pod import PodInfo, mapping, parse_pod, text
 from tracer.text import safe
 
 if TYPE_CHECKING:
     from kubernetes.client import Configuration
+    from kubernetes.client.rest import RESTClientObject
 
 _Answer = TypeVar("_Answer")
 
@@ -65,14 +69,23 @@ def connect(kubeconfig: str | None) -> KubeClient:
 
 
 class KubeClient:
-    """A connection to one API server, to be closed. Not for several threads at once."""
+    """A way to one API server, to be closed.
+
+    Of several threads each may call headers() and dial() at any time, which share nothing but the
+    configuration: a lock is held while the library renews a token in it. All else is for one
+    thread.
+    """
 
     def __init__(self, configuration: Configuration) -> None:
+        self._configuration = configuration
+        self._renewing = threading.Lock()
+        self._proxy()  # before the library meets one that it lacks a package for
+
+    @cached_property
+    def _rest(self) -> RESTClientObject:
         from kubernetes.client.rest import RESTClientObject
 
-        self._configuration = configuration
-        self._proxy()  # before the library meets one that it lacks a package for
-        self._rest = RESTClientObject(configuration)
+        return RESTClientObject(self._configuration)
 
     def __enter__(self) -> Self:
         return self
@@ -87,6 +100,8 @@ class KubeClient:
 
     def close(self) -> None:
         """Close what is open now, not when the garbage collector comes by (urllib3 since 2.0)."""
+        if "_rest" not in self.__dict__:
+            return
         pools = self._rest.pool_manager.pools
         for key in pools.keys():  # noqa: SIM118 (it cannot be iterated over itself)
             pools[key].close()
@@ -132,35 +147,45 @@ class KubeClient:
             return int(answer.status), bytes(answer.read())
 
     def headers(self) -> dict[str, str]:
-        """Who asks, for people and for the API server; a token is renewed when due."""
-        settings = self._configuration.auth_settings().values()
+        """Who asks, for people and for the API server; a token is renewed when due.
+
+        That may run a credential plugin, and raise OSError or ConfigException: see ask().
+        """
+        with self._renewing, complaints():  # the library logs why a plugin failed, and goes on
+            settings = list(self._configuration.auth_settings().values())
         return {"User-Agent": f"synsent-trace/{__version__}"} | {
-            str(one["key"]): str(one["value"]) for one in settings if one.get("value")
+            str(one["key"]): str(one["value"]).strip() for one in settings if one.get("value")
         }
 
-    def dial(self, limit_seconds: float) -> socket.socket:
+    def dial(self, limit_seconds: float, keep: Keep | None = None) -> socket.socket:
         """A connected socket to the API server, through its proxy and with TLS where configured.
 
         A connect gets CONNECT_SECONDS, later reads READ_SECONDS, neither more than
-        `limit_seconds`. For what the client library cannot do with a timeout: see tracer.kube.exec.
+        `limit_seconds`. For what the client library cannot do with a timeout, or cannot be stopped
+        from doing: see tracer.kube.exec and tracer.kube.line. With `keep` the sockets are its to
+        close, also where this raises: see tracer.kube.dial.
         """
+        made: list[socket.socket] = []
+        connect_seconds, read_seconds = (
+            min(seconds, limit_seconds) for seconds in (CONNECT_SECONDS, READ_SECONDS)
+        )
+        try:
+            return dial(self._target(), connect_seconds, read_seconds, keep or made.append)
+        except BaseException:
+            for each in made:
+                each.close()
+            raise
+
+    def _target(self) -> Target:
         url, proxy = self.url, self._proxy()
-        host = url.hostname or ""
-        port = url.port or (443 if url.scheme == "https" else 80)
-        tls = self._tls() if url.scheme == "https" else None
-        if proxy is None:
-            connection = http.client.HTTPConnection(host, port)
-        else:
-            connection = http.client.HTTPConnection(proxy.hostname or "", proxy.port or 80)
-            connection.set_tunnel(host, port, headers=self._configuration.proxy_headers or {})
-        connection.timeout = min(CONNECT_SECONDS, limit_seconds)
-        connection.connect()
-        connected = connection.sock
-        connected.settimeout(min(READ_SECONDS, limit_seconds))
-        if tls is None:
-            return connected
-        return tls.wrap_socket(
-            connected, server_hostname=self._configuration.tls_server_name or host
+        secure = url.scheme == "https"
+        return Target(
+            host=url.hostname or "",
+            port=url.port or (443 if secure else 80),
+            tls=self._tls() if secure else None,
+            server_name=self._configuration.tls_server_name,
+            proxy=None if proxy is None else (proxy.hostname or "", proxy.port or 80),
+            proxy_headers=self._configuration.proxy_headers or {},
         )
 
     def ask(self, call: Callable[[], _Answer]) -> _Answer:

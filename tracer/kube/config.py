@@ -22,10 +22,15 @@ DEFAULT_KUBECONFIG: Final = "~/.kube/config"
 _MAX_COMPLAINT_CHARACTERS: Final = 300
 
 
+class NoCredentials(InputError):
+    """The configuration is usable, but its credential plugin failed, which may pass."""
+
+
 def find_configuration(kubeconfig: str | None) -> Configuration:
     """The configuration of `kubeconfig`, else of this pod, else of this user.
 
-    Raises InputError where there is none that can be used, saying what was looked at.
+    Raises InputError where there is none that can be used, saying what was looked at;
+    NoCredentials where all that is missing is what a plugin should have said.
     """
     from kubernetes.client import Configuration
 
@@ -70,7 +75,7 @@ def _load_kubeconfig(path: str, configuration: Configuration) -> None:
     try:
         if ":" not in path:
             Path(path).expanduser().stat()  # the library passes over what is not there
-        with _complaints() as complaints:
+        with complaints() as complained:
             # It would write renewed tokens back into the file; the tracer only reads.
             load_kube_config(path, client_configuration=configuration, persist_config=False)
     except OSError as error:
@@ -88,16 +93,16 @@ def _load_kubeconfig(path: str, configuration: Configuration) -> None:
         raise InputError(f"cannot use kubeconfig {path}: {told}") from None
     except (ValueError, KeyError, TypeError, AttributeError):
         raise InputError(f"{path} is not a kubeconfig") from None
-    if complaints and not (configuration.api_key or configuration.cert_file):
-        told = safe(" ".join(complaints[0].split()))[:_MAX_COMPLAINT_CHARACTERS]
-        raise InputError(
+    if complained and not (configuration.api_key or configuration.cert_file):
+        told = safe(" ".join(complained[0].split()))[:_MAX_COMPLAINT_CHARACTERS]
+        raise NoCredentials(
             f"the credential plugin of kubeconfig {path} gave no credentials: {told}",
             hint="run it by hand, or any kubectl command, to see what it needs",
         )
 
 
 @contextmanager
-def _complaints() -> Iterator[list[str]]:
+def complaints() -> Iterator[list[str]]:
     """What is logged as an error meanwhile, instead of on stderr.
 
     The library logs that a credential plugin failed and goes on without credentials.

@@ -2,17 +2,43 @@
 
 from __future__ import annotations
 
+import json
+import re
+import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import datetime
 from types import MappingProxyType
 from typing import Final
 
 from tracer.errors import KubeError
+from tracer.model import Workload
 
 POD_ENI: Final = "vpc.amazonaws.com/pod-eni"
 """Branch network interfaces of a pod with security groups of its own (Amazon VPC CNI), in JSON."""
 KEPT_ANNOTATIONS: Final = frozenset({POD_ENI})
 _DEFAULT_CONTAINER: Final = "kubectl.kubernetes.io/default-container"
+# Of a static pod, by the kubelet (pkg/kubelet/types/pod_update.go).
+_CONFIG_HASH: Final = "kubernetes.io/config.hash"
+
+# What controllers put on pods of their ReplicaSets: the hash that ends the ReplicaSet's name
+# (Kubernetes pkg/controller/deployment, Argo Rollouts utils/replicaset).
+_TEMPLATE_HASHES: Final = (
+    ("pod-template-hash", "Deployment"),
+    ("rollouts-pod-template-hash", "Rollout"),
+)
+
+# A CronJob's Jobs are called NAME-MINUTES, of the scheduled time since the epoch (getJobName in
+# pkg/controller/cronjob/utils.go); the controller before Kubernetes 1.21 took seconds. 1.21 came in
+# April 2021: a date (20260131) is too small to be minutes of a time since.
+_CRON_JOB: Final = re.compile(r"(?P<name>.+)-(?:(?P<minutes>[0-9]{8})|(?P<seconds>[0-9]{10}))")
+_EARLIEST_SECONDS: Final = 26_900_000 * 60
+# A Job starts late by startingDeadlineSeconds at most, its pods may be replaced for as long as it
+# runs; clocks of the control plane differ a little.
+_LATEST_PODS_SECONDS: Final = 366 * 86_400
+_CLOCKS_DIFFER_SECONDS: Final = 3_600
+
+_GONE_PHASES: Final = frozenset({"Succeeded", "Failed"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +66,9 @@ class PodInfo:
                        (sidecars are among these), then ephemeral ones
     default_container  the one that kubectl would take without -c
     annotations        the few of KEPT_ANNOTATIONS
+    workload           what it belongs to in the end, as far as names tell: see read_pod
+    config_hash        of a static pod: what its cgroup carries in place of `uid`
+    created            RFC 3339, in UTC, so that texts sort as times do
     """
 
     namespace: str
@@ -54,76 +83,231 @@ class PodInfo:
     default_container: str | None
     annotations: Mapping[str, str]
     owner: PodOwner | None
+    labels: Mapping[str, str] = field(default_factory=dict)
+    workload: Workload | None = None
+    config_hash: str | None = None
+    created: str | None = None
+
+    @property
+    def gone(self) -> bool:
+        """All its containers have ended for good: its addresses may be another pod's by now."""
+        return self.phase in _GONE_PHASES
 
 
 def parse_pod(document: object, namespace: str, name: str) -> PodInfo:
     """A v1 Pod, as decoded from JSON. Raises KubeError where it is not that pod."""
-    pod = mapping(document)
-    metadata, spec, status = (mapping(pod.get(key)) for key in ("metadata", "spec", "status"))
-    uid = text(metadata.get("uid"))
-    if metadata.get("name") != name or metadata.get("namespace") != namespace or uid is None:
+    pod = read_pod(document)
+    if pod is None or (pod.namespace, pod.name) != (namespace, name):
         raise KubeError(
             f"what the API server answered for pod {namespace}/{name} is not that pod",
             hint="is its address an API server, or a login page in front of one?",
         )
-    ids = {
-        text(one.get("name")): _container_id(one.get("containerID"))
-        for kind in ("containerStatuses", "initContainerStatuses", "ephemeralContainerStatuses")
-        for one in _mappings(status.get(kind))
-    }
-    names = [
-        container
-        for kind in ("containers", "initContainers", "ephemeralContainers")
-        for one in _mappings(spec.get(kind))
-        if (container := text(one.get("name"))) is not None
-    ]
-    annotations = {
-        key: value
-        for key, value in mapping(metadata.get("annotations")).items()
-        if isinstance(value, str)
-    }
+    return pod
+
+
+def read_pod(document: object) -> PodInfo | None:
+    """A v1 Pod, as decoded from JSON; None where it has no name, namespace or uid (a bookmark).
+
+    `workload` is told by names alone. A ReplicaSet is a Deployment's where the pod has the label
+    pod-template-hash and the ReplicaSet's name ends in it, an Argo Rollout's likewise; a Job is a
+    CronJob's where its name ends in a time at which a CronJob may have made it. Any other owner,
+    and one of another API group, stands for itself: a StatefulSet, a DaemonSet, a static pod's
+    Node. A pod without a controller has none.
+    """
+    pod = mapping(document)
+    metadata, spec, status = (mapping(pod.get(key)) for key in ("metadata", "spec", "status"))
+    namespace, name, uid = (text(metadata.get(key)) for key in ("namespace", "name", "uid"))
+    if namespace is None or name is None or uid is None:
+        return None
+    names = _container_names(spec)
+    annotations = texts(metadata.get("annotations"))
+    labels = texts(metadata.get("labels"))
     default = annotations.get(_DEFAULT_CONTAINER)
-    first_ip = text(status.get("podIP"))
-    ips = (first_ip, *(text(one.get("ip")) for one in _mappings(status.get("podIPs"))))
+    created = text(metadata.get("creationTimestamp"))
+    controller = _controller(metadata)
+    owner = _owner(controller)
+    ips = _pod_ips(status)
     return PodInfo(
-        namespace=namespace,
+        namespace=sys.intern(namespace),
         name=name,
         uid=uid,
-        node=text(spec.get("nodeName")),
-        pod_ip=first_ip,
-        pod_ips=tuple(dict.fromkeys(ip for ip in ips if ip is not None)),
+        node=shared_text(spec.get("nodeName")),
+        pod_ip=next(iter(ips), None) if text(status.get("podIP")) else None,
+        pod_ips=ips,
         host_network=spec.get("hostNetwork") is True,
-        phase=text(status.get("phase")),
-        containers=tuple(ContainerInfo(each, ids.get(each)) for each in names),
+        phase=shared_text(status.get("phase")),
+        containers=_containers(names, status),
         default_container=default if default in names else next(iter(names), None),
         annotations=MappingProxyType(
             {key: value for key, value in annotations.items() if key in KEPT_ANNOTATIONS}
         ),
-        owner=_owner(metadata),
+        owner=owner,
+        labels=MappingProxyType({sys.intern(key): sys.intern(labels[key]) for key in labels}),
+        workload=None
+        if owner is None
+        else _workload(owner, text(controller.get("apiVersion")), labels, created),
+        config_hash=annotations.get(_CONFIG_HASH) or None,
+        created=created,
     )
 
 
-def _owner(metadata: Mapping[str, object]) -> PodOwner | None:
-    for one in _mappings(metadata.get("ownerReferences")):
-        kind, name = text(one.get("kind")), text(one.get("name"))
-        if one.get("controller") is True and kind is not None and name is not None:
-            return PodOwner(kind, name)
-    return None
+def pod_document(pod: PodInfo) -> dict[str, object]:
+    """A v1 Pod with what is known of `pod` and nothing else: read_pod() returns the same again."""
+    annotations = dict(pod.annotations)
+    if pod.default_container is not None:
+        annotations[_DEFAULT_CONTAINER] = pod.default_container
+    if pod.config_hash is not None:
+        annotations[_CONFIG_HASH] = pod.config_hash
+    metadata: dict[str, object] = {
+        "namespace": pod.namespace,
+        "name": pod.name,
+        "uid": pod.uid,
+        "creationTimestamp": pod.created,
+        "labels": dict(pod.labels),
+        "annotations": annotations,
+    }
+    if pod.owner is not None:
+        metadata["ownerReferences"] = [_owner_document(pod.owner, pod.workload)]
+    return {
+        "metadata": metadata,
+        "spec": {
+            "nodeName": pod.node,
+            "hostNetwork": pod.host_network,
+            "containers": [{"name": one.name} for one in pod.containers],
+        },
+        "status": {
+            "phase": pod.phase,
+            "podIP": pod.pod_ip,
+            "podIPs": [{"ip": one} for one in pod.pod_ips],
+            "containerStatuses": [
+                {"name": one.name, "containerID": one.id} for one in pod.containers
+            ],
+        },
+    }
+
+
+def _container_names(spec: Mapping[str, object]) -> list[str]:
+    return [
+        name
+        for kind in ("containers", "initContainers", "ephemeralContainers")
+        for one in mappings(spec.get(kind))
+        if (name := text(one.get("name"))) is not None
+    ]
+
+
+def _containers(names: list[str], status: Mapping[str, object]) -> tuple[ContainerInfo, ...]:
+    ids = {
+        text(one.get("name")): _container_id(one.get("containerID"))
+        for kind in ("containerStatuses", "initContainerStatuses", "ephemeralContainerStatuses")
+        for one in mappings(status.get(kind))
+    }
+    return tuple(ContainerInfo(sys.intern(each), ids.get(each)) for each in names)
+
+
+def _pod_ips(status: Mapping[str, object]) -> tuple[str, ...]:
+    listed = (text(one.get("ip")) for one in mappings(status.get("podIPs")))
+    ips = (text(status.get("podIP")), *listed)
+    return tuple(dict.fromkeys(ip for ip in ips if ip is not None))
+
+
+def _controller(metadata: Mapping[str, object]) -> Mapping[str, object]:
+    """The owner reference of what controls the pod: one at most, of a kind and name."""
+    for one in mappings(metadata.get("ownerReferences")):
+        if one.get("controller") is True and text(one.get("kind")) and text(one.get("name")):
+            return one
+    return {}
+
+
+def _owner(controller: Mapping[str, object]) -> PodOwner | None:
+    kind, name = shared_text(controller.get("kind")), shared_text(controller.get("name"))
+    return None if kind is None or name is None else PodOwner(kind, name)
+
+
+_FOREIGN: Final = "foreign/v0"
+
+
+def _owner_document(owner: PodOwner, workload: Workload | None) -> dict[str, object]:
+    """With an API group that makes nothing more of the owner where nothing more was made of it."""
+    reference = {"controller": True, "kind": owner.kind, "name": owner.name}
+    if workload == Workload(owner.kind, owner.name):
+        reference["apiVersion"] = _FOREIGN
+    return reference
+
+
+def _workload(
+    owner: PodOwner, api_version: str | None, labels: Mapping[str, str], created: str | None
+) -> Workload:
+    group = None if api_version is None else api_version.rpartition("/")[0]
+    if owner.kind == "ReplicaSet" and group in {None, "apps"}:
+        for label, kind in _TEMPLATE_HASHES:
+            name, _, suffix = owner.name.rpartition("-")
+            if name and suffix == labels.get(label):
+                return Workload(kind, sys.intern(name))
+    if owner.kind == "Job" and group in {None, "batch"}:
+        cron_job = _cron_job(owner.name, created)
+        if cron_job is not None:
+            return Workload("CronJob", sys.intern(cron_job))
+    return Workload(owner.kind, owner.name)
+
+
+def _cron_job(job: str, created: str | None) -> str | None:
+    """The CronJob that made a Job; `created` is when the Job's pod was."""
+    parts = _CRON_JOB.fullmatch(job)
+    if parts is None:
+        return None
+    scheduled = int(parts["minutes"]) * 60 if parts["minutes"] else int(parts["seconds"])
+    if scheduled < _EARLIEST_SECONDS:
+        return None
+    pod_seconds = _seconds(created)
+    if pod_seconds is not None:
+        late = pod_seconds - scheduled
+        if not -_CLOCKS_DIFFER_SECONDS <= late <= _LATEST_PODS_SECONDS:
+            return None
+    return parts["name"]
+
+
+def _seconds(time: str | None) -> float | None:
+    """Of an RFC 3339 time, since the epoch."""
+    try:
+        parsed = datetime.fromisoformat(time or "")
+        return parsed.timestamp() if parsed.tzinfo is not None else None
+    except (ValueError, OverflowError):
+        return None
 
 
 def _container_id(value: object) -> str | None:
     """The id behind the runtime's name: "containerd://<64 hex digits>"."""
     named = text(value)
-    return None if named is None else named.rpartition("://")[2]
+    return None if named is None else named.rpartition("://")[2] or None
 
 
 def mapping(value: object) -> Mapping[str, object]:
     return value if isinstance(value, dict) else {}
 
 
-def _mappings(value: object) -> list[Mapping[str, object]]:
+def mappings(value: object) -> list[Mapping[str, object]]:
     return [one for one in value if isinstance(one, dict)] if isinstance(value, list) else []
 
 
 def text(value: object) -> str | None:
     return value if isinstance(value, str) and value else None
+
+
+def texts(value: object) -> dict[str, str]:
+    """What in a mapping is text, empty text too."""
+    return {key: one for key, one in mapping(value).items() if isinstance(one, str)}
+
+
+def shared_text(value: object) -> str | None:
+    """Text that many objects have in common, kept once."""
+    return sys.intern(value) if isinstance(value, str) and value else None
+
+
+def eni_id(annotations: Mapping[str, str]) -> str | None:
+    """The pod's own network interface, which the VPC CNI plugin notes as JSON; None without one."""
+    try:
+        interfaces = json.loads(annotations.get(POD_ENI, ""))
+    except (ValueError, RecursionError):
+        return None
+    first = interfaces[0] if isinstance(interfaces, list) and interfaces else None
+    return text(first.get("eniId")) if isinstance(first, dict) else None

@@ -26,10 +26,9 @@ from typing import Final, Self
 
 from tracer import __version__
 from tracer.errors import OutputError, UsageError
+from tracer.event import attempt_record, timestamp
 from tracer.finding import CheckResult, Finding, Step
 from tracer.model import NANOSECONDS, Attempt, Change, ChangeKind, Owner, Report, SourceName
-from tracer.report_record import k8s_record
-from tracer.schema import attempt_record, timestamp
 from tracer.sinks import report
 from tracer.sinks.jsonl import encoded
 from tracer.text import safe
@@ -171,10 +170,8 @@ def events(result: CheckResult) -> Iterable[bytes]:
     detected_by = _source(result.method)
     for index, finding in enumerate(result.findings):
         if is_stuck(finding):
-            record = attempt_record(
-                _report(finding, f"check-{index}", result.wall_ns, detected_by), result.node
-            )
-            yield encoded(record | {"k8s": k8s_record(finding.pod, node=result.node)})
+            told = _report(finding, f"check-{index}", result.wall_ns, detected_by)
+            yield encoded(attempt_record(told, result.node))
 
 
 def is_stuck(finding: Finding) -> bool:
@@ -210,6 +207,7 @@ def _report(finding: Finding, name: str, wall_ns: int, detected_by: SourceName) 
         wall_ns=wall_ns,
         age_seconds=age,
         next_retry_seconds=finding.next_retry_seconds,
+        pod=finding.pod,
     )
 
 

@@ -16,8 +16,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tracer.errors import UsageError
+from tracer.event import attempt_record, lifecycle_record
 from tracer.model import Lifecycle, Report
-from tracer.schema import Record, attempt_record, lifecycle_record
+from tracer.schema import Record
 from tracer.sinks.descriptor import can_hang_up, hung_up, wait_writable
 from tracer.text import safe
 

@@ -21,6 +21,7 @@ from tracer.model import (
     NANOSECONDS,
     ChangeKind,
     Health,
+    KubeState,
     Lifecycle,
     LifecycleKind,
     Outcome,
@@ -28,6 +29,7 @@ from tracer.model import (
 )
 from tracer.sinks.summary import Summary
 from tracer.sinks.wording import (
+    belongs_to,
     date_and_time,
     disagreements,
     duration,
@@ -36,8 +38,9 @@ from tracer.sinks.wording import (
     known,
     losses,
     message,
+    names,
     process_name,
-    short,
+    route,
     span,
     tag,
     totals,
@@ -85,6 +88,7 @@ class LinesSink:
         self._stuck_now = 0
         self._peak = 0
         self._told_lacking: set[str] = set()
+        self._told_names = ""
         self._writer = Writer(stream, notify)
 
     @property
@@ -134,19 +138,20 @@ class LinesSink:
     def _line(self, report: Report) -> str:
         attempt, flow = report.change.attempt, report.change.attempt.flow
         word = self._paint(f"{_WORDS[report.change.kind]:<5}", _style(report))
-        destination = f"{endpoint(flow.destination)} ({tag(report.destination)})"
+        asked, known_as = flow.destination, report.destination
+        destination = f"{endpoint(asked)} ({tag(known_as)}{route(asked, known_as)})"
         syns = f"{known(attempt.syns_sent)} {'SYN' if attempt.syns_sent == 1 else 'SYNs'}"
         if report.change.kind is ChangeKind.END:
             what_next = f"{attempt.outcome or '?'}{errors(attempt)}"
         else:
             what_next = f"next {duration(report.next_retry_seconds)}"
-        pod = report.process.pod_uid if report.process else None
+        whose = belongs_to(report)
         return (
             f"{self._clock.precise(report.wall_ns)} {word}"
             f" {endpoint(flow.source):<21} -> {destination:<36}"
             f" {duration(report.age_seconds):>6} {syns:<7} {what_next:<11}"
             f" {process_name(report):<18} netns {known(flow.netns)}"
-            f"{f' pod {short(pod)}' if pod else ''}"
+            f"{f' {whose}' if whose else ''}"
         )
 
     def _banner(self, event: Lifecycle) -> list[str]:
@@ -172,6 +177,16 @@ class LinesSink:
                 lines.append(self._paint(f"-- lacking: {safe(text)}", "yellow"))
         return lines
 
+    def _names(self, health: Health) -> list[str]:
+        """Where names come from, when that is news."""
+        told = names(health.kube)
+        if told == self._told_names or health.kube.state is KubeState.CONNECTING:
+            return []
+        self._told_names = told
+        if not told:
+            return ["-- names: from the API server, up to date"]
+        return [self._paint(f"-- {told}", "yellow")]
+
     def _health(self, event: Lifecycle) -> list[str]:
         alarming = losses(event.health.losses) or disagreements(event.health.crosscheck)
         line = (
@@ -180,6 +195,7 @@ class LinesSink:
         )
         return [
             *self._lacking(event.health),
+            *self._names(event.health),
             self._paint(line, "bold yellow" if alarming else "none"),
             *message(event),
         ]

@@ -7,10 +7,10 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import Final
 
+from tracer.event import timestamp
 from tracer.finding import CheckResult, Row, Step, by_destination, rows
 from tracer.model import Process
 from tracer.report_record import document, finding_record
-from tracer.schema import timestamp
 from tracer.sinks.wording import duration, endpoint, known, tag
 from tracer.text import safe
 

@@ -48,7 +48,7 @@ class Summary:
             tally.ended[attempt.outcome] += 1
         if attempt.flow.netns is not None and len(tally.netns) < MAX_MEMBERS:
             tally.netns.add(attempt.flow.netns)
-        pod = report.process.pod_uid if report.process else None
+        pod = report.pod.uid if report.pod else None
         if pod is not None and len(tally.pods) < MAX_MEMBERS:
             tally.pods.add(pod)
 

@@ -16,8 +16,12 @@ from tracer.model import (
     Destination,
     Endpoint,
     Health,
+    Kind,
+    KubeHealth,
+    KubeState,
     Lifecycle,
     Losses,
+    NameSource,
     Outcome,
     Report,
     SourceName,
@@ -42,8 +46,50 @@ def endpoint(endpoint: Endpoint) -> str:
 
 
 def tag(destination: Destination) -> str:
-    tag = destination.scope.tag
-    return tag if destination.name is None else f"{tag}, {safe(destination.name)}"
+    """Scope and name: "VPC/internal, service shop/db:5432 0/3 ready"."""
+    return ", ".join(part for part in (destination.scope.tag, name(destination)) if part)
+
+
+def name(destination: Destination) -> str:
+    """What a destination is called, empty where it has no name.
+
+    Of the endpoints of a service it is told how many are ready, which may well be the reason.
+    """
+    if destination.name is None:
+        return ""
+    called = safe(destination.name)
+    if destination.kind is Kind.ADDRESS:
+        return called
+    if destination.ambiguous:
+        return f"{destination.kind} {called} or a hostNetwork pod on it"
+    ready = destination.endpoints
+    if ready is None:
+        return f"{destination.kind} {called}"
+    if not ready.total:
+        return f"{destination.kind} {called} WITHOUT ENDPOINTS"
+    return f"{destination.kind} {called} {ready.ready}/{ready.total} ready"
+
+
+def route(asked: Endpoint, destination: Destination) -> str:
+    """Where connection tracking sends what was meant for `asked`; empty where that is the same."""
+    nat = destination.nat
+    return "" if nat is None or nat.destination == asked else f" -> {endpoint(nat.destination)}"
+
+
+def belongs_to(report: Report) -> str:
+    """Whose attempt it is: a pod, a systemd unit of the node; empty where nobody knows.
+
+    A name that the API server did not tell just now says who did.
+    """
+    pod, process = report.pod, report.process
+    if pod is None:
+        unit = process.unit if process else None
+        return f"host {safe(unit)}" if unit else ""
+    container = f"[{safe(pod.container)}]" if pod.container else ""
+    if pod.name is None:
+        return f"pod {short(pod.uid)}{container}"
+    source = f" (by {pod.name_source})" if pod.name_source not in {None, NameSource.API} else ""
+    return f"pod {safe(pod.label or '')}{container}{source}"
 
 
 def short(uid: str | None) -> str:
@@ -92,6 +138,19 @@ def date_and_time(wall_ns: int) -> str:
 
 def message(event: Lifecycle) -> list[str]:
     return [f"-- {safe(event.message)}"] if event.message else []
+
+
+def names(kube: KubeHealth) -> str:
+    """Where names come from, where they do not all come fresh from the API server; else empty."""
+    if kube.state in {KubeState.OFF, KubeState.SYNCED}:
+        return ""
+    if kube.names_wall_ns is None:
+        known_from = "pods are named by what this node knows"
+    else:
+        known_from = f"as of {date_and_time(kube.names_wall_ns)}"
+    if kube.state is KubeState.CONNECTING:
+        return f"names: the API server was not heard yet; {known_from}"
+    return f"names: {safe(kube.message or 'incomplete')}; {known_from}"
 
 
 def totals(health: Health) -> str:
