@@ -240,6 +240,11 @@ def options(kubeconfig: Path, cache: Path) -> tuple[str, ...]:
     )
 
 
+def only(netns: Namespace) -> tuple[str, str]:
+    """What to trace: a storm of another test would keep this one's tracer busy."""
+    return "--netns", str(netns.inode)
+
+
 def health_of(tracer: Tracer, state: str) -> Event:
     return tracer.wait_for(
         lambda event: get(event, "tracer.kube.state") == state, SEEN_SECONDS, f"names {state}"
@@ -256,7 +261,10 @@ def test_services_workloads_and_backends_are_named_by_the_cluster(
         fill(api, pod)
         kubeconfig = api.write_kubeconfig(tmp_path)
         with Tracer(
-            tmp_path, "--backend", backend, *options(kubeconfig, tmp_path / "cache")
+            tmp_path,
+            *("--backend", backend),
+            *options(kubeconfig, tmp_path / "cache"),
+            what=only(silent.client),
         ) as tracer:
             health_of(tracer, "synced")
             client = Client(silent.client, "10.96.0.10", 5432, "--wait", "--hold")
@@ -299,7 +307,8 @@ def test_names_complete_themselves_when_the_api_server_comes_back_and_are_kept_f
         kubeconfig = api.write_kubeconfig(tmp_path)
         api.stop()
         client = stuck_client(silent.client, pod, "app")
-        with Tracer(tmp_path / "one", *options(kubeconfig, cache)) as tracer:
+        what = only(silent.client)
+        with Tracer(tmp_path / "one", *options(kubeconfig, cache), what=what) as tracer:
             client.go()
             unheard = stuck_in(tracer, silent.client.inode)
             degraded = health_of(tracer, "degraded")
@@ -313,7 +322,7 @@ def test_names_complete_themselves_when_the_api_server_comes_back_and_are_kept_f
         api.stop()
         client.kill()
         client = stuck_client(silent.client, pod, "app")
-        with Tracer(tmp_path / "two", *options(kubeconfig, cache)) as tracer:
+        with Tracer(tmp_path / "two", *options(kubeconfig, cache), what=what) as tracer:
             client.go()
             kept = tracer.wait_for(
                 lambda event: get(event, "k8s.pod.name_source") == "cache",
@@ -341,7 +350,10 @@ def test_a_slow_api_server_delays_no_event(
         kubeconfig = api.write_kubeconfig(tmp_path)
         client = stuck_client(silent.client, pod, "app")
         with Tracer(
-            tmp_path, "--backend", backend, *options(kubeconfig, tmp_path / "cache")
+            tmp_path,
+            *("--backend", backend),
+            *options(kubeconfig, tmp_path / "cache"),
+            what=only(silent.client),
         ) as tracer:
             client.go()
             stuck = stuck_in(tracer, silent.client.inode)
