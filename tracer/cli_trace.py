@@ -88,7 +88,8 @@ def _parser() -> Parser:
         "--namespace",
         metavar="NAMESPACE",
         action="append",
-        help="the pods of a namespace on this node, whenever they come and go (repeatable)",
+        help="the pods of a namespace on this node, whenever they come and go (repeatable, or "
+        "several separated by commas)",
     )
     what.add_argument(
         "-l",
@@ -190,7 +191,7 @@ def settings_from(arguments: Sequence[str], environment: Mapping[str, str]) -> S
     pid: int | None = options.parsed("pid", _pid, f"a process id from 1 to {_MOST_PID}", None)
     netns, pods = options.text("netns"), options.several("pod")
     namespaces, selector = options.several("namespace"), options.text("selector")
-    some_pods = bool(namespaces or selector)
+    some_pods = bool(namespaces) or selector is not None
     # --namespace and --selector say which pods of the node: --node may stand beside them.
     chosen = [
         options.flag("node") or some_pods,
@@ -225,7 +226,7 @@ def settings_from(arguments: Sequence[str], environment: Mapping[str, str]) -> S
         pid=pid,
         netns=None if netns is None else frozenset({_inode(netns, options.label("netns"))}),
         pods=_pods(pods),
-        namespaces=tuple(namespaces),
+        namespaces=_namespaces(namespaces, options.label("namespace")),
         selector=_selector(selector, options.label("selector")),
         kube=not options.flag("no_kube"),
         kubeconfig=options.text("kubeconfig"),
@@ -267,11 +268,30 @@ def _pods(specs: Sequence[str]) -> tuple[tuple[str, str], ...]:
     return tuple(parse_spec(spec) for spec in specs)
 
 
+def _namespaces(given: Sequence[str], label: str) -> tuple[str, ...]:
+    if not given:
+        return ()
+    from tracer.host.kubelet import is_namespace
+
+    names = dict.fromkeys(part.strip() for text in given for part in text.split(","))
+    for name in names:
+        if not is_namespace(name):
+            raise UsageError(
+                f"{label}: {name!r} is no namespace's name",
+                hint="`kubectl get namespaces` lists those that there are",
+            )
+    return tuple(names)
+
+
 def _selector(text: str | None, label: str) -> str | None:
     """The selector as it was given, once it is known to be one."""
     if text is not None:
         from tracer.kube.selector import parse
 
+        if not text.strip():
+            raise UsageError(
+                f"{label} is empty", hint="give --node to trace every pod and process of this node"
+            )
         parse(text, label)
     return text
 

@@ -108,6 +108,7 @@ def destination_record(destination: Destination) -> Record:
             "ready": endpoints.ready if endpoints else None,
             "total": endpoints.total if endpoints else None,
         },
+        "names_as_of": _timestamp_or_none(destination.names_wall_ns),
     }
 
 
@@ -141,6 +142,8 @@ def lifecycle_record(event: Lifecycle, node: str) -> Record:
             "stuck_now": health.stuck_now,
             "tracked_now": health.tracked_now,
             "became_stuck": health.became_stuck,
+            "withheld": health.withheld,
+            "own_connects": health.own_connects,
             "outcomes": {outcome.value: health.outcomes.get(outcome, 0) for outcome in Outcome},
             "connects": asdict(health.rates),
             "crosscheck": asdict(health.crosscheck),

@@ -206,10 +206,12 @@ class Nat:
 class Destination:
     """What is known of a destination. `name` is None where nothing is known for certain.
 
-    name       "shop/db:5432" of a service (its port), "shop/db-0" of a pod, a node's name, or what
-               a well-known address stands for
-    ambiguous  other things answer at this address too: a node's is shared by its hostNetwork pods
-    endpoints  of a service; None where they are not known
+    name           "shop/db:5432" of a service (its port), "shop/db-0" of a pod, a node's name, or
+                   what a well-known address stands for
+    ambiguous      others may answer at this address too: a node's is shared by its hostNetwork pods
+    endpoints      of a service; None where they are not known
+    names_wall_ns  when the name was last known to be true, where it is no longer kept up to date;
+                   None: current
     """
 
     scope: Scope
@@ -217,6 +219,7 @@ class Destination:
     name: str | None = None
     ambiguous: bool = False
     endpoints: Endpoints | None = None
+    names_wall_ns: int | None = None
     nat: Nat | None = None
 
 
@@ -449,7 +452,12 @@ class KubeHealth:
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """The tracer's own state, for every output."""
+    """The tracer's own state, for every output.
+
+    withheld      attempts that are not told since their pod's name or labels are not known: they
+                  may be of the scope that was asked for
+    own_connects  attempts of the tracer itself, which are not told and counted nowhere else
+    """
 
     backend: SourceName
     hooks: tuple[str, ...]
@@ -462,6 +470,8 @@ class Health:
     losses: Losses = Losses()
     crosscheck: CrossCheck = CrossCheck()
     kube: KubeHealth = KubeHealth()
+    withheld: int = 0
+    own_connects: int = 0
 
 
 class LifecycleKind(StrEnum):

@@ -176,7 +176,7 @@ FIELDS: tuple[Field, ...] = (
     _attempt(
         "destination.ambiguous",
         ("boolean",),
-        "Whether others answer at this address too: a node's hostNetwork pods share its own.",
+        "Whether others may answer at this address too: a node's hostNetwork pods share its own.",
     ),
     _attempt(
         "destination.endpoints.ready",
@@ -185,6 +185,13 @@ FIELDS: tuple[Field, ...] = (
         minimum=0,
     ),
     _attempt("destination.endpoints.total", _INTEGER, "Endpoints of the service.", minimum=0),
+    _attempt(
+        "destination.names_as_of",
+        _TEXT,
+        "When name and endpoints were last known to be true, where they are no longer kept up to"
+        " date: RFC 3339, UTC, microseconds; null: they are.",
+        pattern=_RFC3339,
+    ),
     _attempt(
         "nat.destination.address",
         _TEXT,
@@ -291,6 +298,16 @@ FIELDS: tuple[Field, ...] = (
     _total("tracer.stuck_now", description="Attempts stuck at this moment."),
     _total("tracer.tracked_now", description="Attempts followed at this moment."),
     _total("tracer.became_stuck", description="Attempts that became stuck since the start."),
+    _total(
+        "tracer.withheld",
+        description="Attempts that may be of --pod, --namespace or --selector and are not told:"
+        " their pod's name or labels are not known.",
+    ),
+    _total(
+        "tracer.own_connects",
+        description="Attempts of the tracer itself, to the API server, which are not told and not"
+        " counted elsewhere.",
+    ),
     *(
         _total(
             f"tracer.outcomes.{outcome.value}",

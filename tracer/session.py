@@ -10,14 +10,16 @@ from typing import Final
 
 from tracer.enrich.destination import Destinations
 from tracer.enrich.nat import NatLookups
+from tracer.enrich.own import OwnConnects
 from tracer.enrich.pod import Pods
+from tracer.enrich.presence import Presence
 from tracer.enrich.report import Reporter
 from tracer.enrich.scope import PodScope, ScopeFilter
 from tracer.enrich.service import NamedDestinations
 from tracer.errors import UsageError
-from tracer.host.kubelet import pods_by_uid
 from tracer.host.nodepods import NodePods
 from tracer.host.process import ProcessTable
+from tracer.host.rights import in_host_pid_namespace
 from tracer.kube.informer import Informer
 from tracer.kube.names import Names
 from tracer.model import (
@@ -76,17 +78,20 @@ class Session:
             )
         )
         self._nat = NatLookups()
-        self._pods = Pods(settings.node_name, NodePods(), names, self._names_wall_ns)
+        node = NodePods()
         self._reporter = Reporter(
-            NamedDestinations(Destinations(settings.vpc_cidrs), names),
+            NamedDestinations(Destinations(settings.vpc_cidrs), names, self._destinations_wall_ns),
             ProcessTable(),
-            self._pods,
+            Pods(settings.node_name, node, names, self._pods_wall_ns),
             self._nat,
         )
+        self._own = OwnConnects(os.getpid(), as_the_kernel_counts=in_host_pid_namespace())
         self._scope: ScopeFilter | None = None
+        self._presence: Presence | None = None
         if settings.pods or settings.namespaces or settings.selector is not None:
             wanted = PodScope(settings.pods, settings.namespaces, settings.selector)
             self._scope = ScopeFilter(wanted, names)
+            self._presence = Presence(wanted, names, node)
         bpf, poller = self._sources.bpf, self._sources.poller
         interval = settings.poll_seconds if bpf is None else settings.crosscheck_seconds
         self._sweeps = SweepFeed(poller, self._inbox, interval)
@@ -136,7 +141,7 @@ class Session:
         duration = self._settings.duration_seconds
         deadline = None if duration is None else self._began_ns + int(duration * NANOSECONDS)
         said = self._health()
-        said_ns = time.monotonic_ns()
+        said_ns = looked_ns = time.monotonic_ns()
         while not self._stopping:
             self._take(self._inbox.get(_TICK_SECONDS))
             self._check_sources()
@@ -145,6 +150,12 @@ class Session:
                 return
             if all(sink.finished for sink in self._sinks):
                 return
+            if self._presence is not None and now - looked_ns >= _HEALTH_SECONDS * NANOSECONDS:
+                looked_ns = now
+                news = self._presence.news()
+                if news is not None:
+                    said, said_ns = self._health(), now
+                    self._announce(LifecycleKind.HEALTH, news)
             since = (now - said_ns) / NANOSECONDS
             kube = self._kube()
             if since >= _HEALTH_SECONDS or (
@@ -178,11 +189,11 @@ class Session:
                 changes += self._tracker.apply_sweep(batch.sweep, offset)
             if not changes:
                 continue
-            reports = self._reporter.reports(changes, offset)
+            reports = self._own.leave_out(self._reporter.reports(changes, offset))
             if self._scope is not None:
                 reports = self._scope.filter(reports)
-                if not reports:
-                    continue
+            if not reports:
+                continue
             for sink in self._sinks:
                 sink.write(reports)
 
@@ -201,12 +212,8 @@ class Session:
 
     def _start_message(self) -> str:
         """What the source is, and which of the wanted pods are not there."""
-        here = set(pods_by_uid().values()) if self._settings.pods else set()
-        absent = [
-            f"{space}/{name}" for space, name in self._settings.pods if (space, name) not in here
-        ]
-        waits = f"; not on this node yet: pod {', '.join(absent)}" if absent else ""
-        return self._how_it_began() + waits
+        news = None if self._presence is None else self._presence.news()
+        return self._how_it_began() + (f"; {news}" if news else "")
 
     def _how_it_began(self) -> str:
         took = _seconds_since_process_start()
@@ -257,13 +264,17 @@ class Session:
             crosscheck=tracker.crosscheck,
             kube=self._kube(),
         )
+        health = self._own.without(health)
         return health if self._scope is None else self._scope.narrowed(health)
 
     def _kube(self) -> KubeHealth:
         return KubeHealth() if self._informer is None else self._informer.health
 
-    def _names_wall_ns(self) -> int | None:
-        return self._kube().names_wall_ns
+    def _pods_wall_ns(self) -> int | None:
+        return None if self._informer is None else self._informer.pods_wall_ns
+
+    def _destinations_wall_ns(self) -> int | None:
+        return None if self._informer is None else self._informer.destinations_wall_ns
 
 
 def _news(health: Health) -> Health:
@@ -272,6 +283,7 @@ def _news(health: Health) -> Health:
         health,
         rates=Rates(),
         tracked_now=0,
+        own_connects=0,
         crosscheck=replace(health.crosscheck, sweeps=0, agreed=0, before_start=0),
         kube=_gist(health.kube),
     )

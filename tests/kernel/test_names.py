@@ -405,12 +405,40 @@ def test_only_the_pods_in_scope_are_shown_and_those_that_come_later_join(
                 events = tracer.stop()
                 for client in clients:
                     client.kill()
-    # Others on the machine may use the same addresses, by which a pod can be known too.
-    own = {pair.client.inode for pair in (first, second, foreign)}
-    shown = {event["netns"] for event in events if event["event"].startswith("attempt.")} & own
+    shown = {event["netns"] for event in events if event["event"].startswith("attempt.")}
     assert shown == {first.client.inode, second.client.inode}
     final = next(event for event in events if event["event"] == "tracer.stop")
     assert get(final, "tracer.became_stuck") >= 2
+
+
+def test_selector_without_labels_and_the_programs_own_connects_are_said_and_not_shown(
+    tmp_path: Path, api: KubeApi, silent: PodPair
+) -> None:
+    with kube_pod(silent.client, logs=True) as pod:
+        with api:
+            fill(api, pod)
+            kubeconfig = api.write_kubeconfig(tmp_path)
+        client = stuck_client(silent.client, pod, "app")
+        with Tracer(
+            tmp_path,
+            *("--backend", "bpf"),
+            *options(kubeconfig, tmp_path / "cache"),
+            what=("--selector", "app=web"),
+        ) as tracer:
+            health_of(tracer, "degraded")
+            client.go()
+            wait_until(
+                lambda: silent.client.counter("TCPSynRetrans"), SEEN_SECONDS, "the second SYN"
+            )
+            events = tracer.stop()
+        client.kill()
+        final = next(event for event in events if event["event"] == "tracer.stop")
+        assert not [event for event in events if event["event"].startswith("attempt.")]
+        assert any("--selector selects nothing" in one for one in get(final, "tracer.lacking"))
+        assert get(final, "tracer.withheld") >= 1
+        assert get(final, "tracer.own_connects") >= 1
+        assert "its own connects to the API server: " in tracer.stdout
+        assert "not shown, since their pod's name or labels are not known: " in tracer.stdout
 
 
 def test_without_a_cluster_the_trace_says_where_names_come_from(tmp_path: Path) -> None:

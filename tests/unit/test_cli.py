@@ -63,6 +63,13 @@ def test_the_defaults_are_those_of_the_help_text() -> None:
         (["--node", "--threshold", "0.009"], "from 0.01 "),
         (["--netns", "no-such-namespace"], "no-such-namespace"),
         (["--pod", "without-a-slash"], "without-a-slash"),
+        (["-n", "Shop"], "--namespace: 'Shop'"),
+        (["-n", ""], "--namespace: ''"),
+        (["-n", "a,"], "--namespace: ''"),
+        (["-n", "a,b.c"], "--namespace: 'b.c'"),
+        (["-l", ""], "--selector is empty"),
+        (["-l", " "], "--selector is empty"),
+        (["-n", "shop", "-l", ""], "--selector is empty"),
         (["--frobnicate"], "--frobnicate"),
         (["--node", "surplus"], "surplus"),
         ([], "nothing to trace"),
@@ -73,6 +80,11 @@ def test_a_value_that_makes_no_sense_is_named(arguments: list[str], named: str) 
     with pytest.raises(UsageError) as caught:
         settings_from(arguments, {})
     assert named in str(caught.value)
+
+
+def test_namespaces_may_be_separated_by_commas() -> None:
+    settings = settings_from(["-n", "shop, pay", "-n", "shop"], {})
+    assert settings.namespaces == ("shop", "pay")
 
 
 def test_wrong_usage_ends_with_status_2_and_one_line(capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,6 +6,7 @@ import gzip
 import json
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -93,7 +94,10 @@ def test_everything_comes_back_as_it_was_saved(folder: Path, file: Path, names: 
     for resource in Resource:
         assert found.records(resource) == names.records(resource)
         assert found.listed(resource)
-    assert found.destination("10.96.162.209", 80) == names.destination("10.96.162.209", 80)
+    before = names.destination("10.96.162.209", 80)
+    assert before is not None
+    # How many endpoints are ready is no longer known.
+    assert found.destination("10.96.162.209", 80) == replace(before, endpoints=None)
 
 
 def test_the_time_comes_back_at_which_the_names_were_true(folder: Path, names: Names) -> None:
@@ -156,6 +160,16 @@ name_texts = st.text(st.characters(exclude_characters="/"), min_size=1, max_size
 addresses = st.sampled_from(["10.0.0.1", "10.0.0.2", "fd00::1"])
 
 
+def with_pods_of_its_namespace(one: SliceRecord) -> SliceRecord:
+    return replace(
+        one,
+        endpoints=tuple(
+            each if each.pod is None else replace(each, pod=f"{one.namespace}/{each.pod}")
+            for each in one.endpoints
+        ),
+    )
+
+
 @given(
     service=st.builds(
         ServiceRecord,
@@ -185,12 +199,12 @@ addresses = st.sampled_from(["10.0.0.1", "10.0.0.2", "fd00::1"])
                 EndpointRecord,
                 addresses,
                 st.booleans(),
-                st.none() | st.tuples(name_texts, name_texts).map("/".join),
+                st.none() | name_texts,
                 st.none() | name_texts,
             ),
             unique=True,
         ).map(tuple),
-    ),
+    ).map(with_pods_of_its_namespace),
     node=st.builds(NodeRecord, name_texts, st.lists(addresses, unique=True).map(tuple)),
 )
 def test_any_record_comes_back_as_it_was(

@@ -1045,7 +1045,7 @@ def test_an_answer_that_is_not_the_pod_is_not_taken_for_it(
 
 def test_a_pod_is_read_with_what_matters_of_it(cluster: Cluster) -> None:
     document = cluster.server.pods["shop", "web-0"]
-    eni = '[{"eniId":"eni-0123456789abcdef0"}]'
+    eni = '[{"eniId": "eni-0123456789abcdef0"}]'
     document["metadata"]["annotations"] = {
         "vpc.amazonaws.com/pod-eni": eni,
         "example.com/token": "secret",

@@ -176,6 +176,17 @@ def test_a_static_pod_is_found_by_the_hash_that_its_cgroup_carries() -> None:
     assert known.pod("3b1f6c0d") is known.pod("uid-etcd-node1") is mirror
 
 
+def test_a_hash_that_two_pods_claim_is_neithers() -> None:
+    mirror = pod("etcd-node1", "192.0.2.2", host_network=True, config_hash="3b1f6c0d")
+    for others in (
+        [pod("x", config_hash="3b1f6c0d")],
+        [pod(n, config_hash="3b1f6c0d") for n in "xy"],
+    ):
+        known = names(pods=[mirror, *others])
+        assert known.pod("3b1f6c0d") is None
+        assert known.pod("uid-etcd-node1") is mirror
+
+
 def test_a_pod_of_the_nodes_network_has_no_address_of_its_own() -> None:
     known = names(pods=[pod("agent", "192.0.2.2", host_network=True)])
     assert known.pod_at("192.0.2.2") is None
@@ -304,7 +315,7 @@ def test_a_node_that_changes_its_address_is_found_there() -> None:
 def test_a_service_is_found_at_all_of_its_addresses() -> None:
     known = names(services=[service("web", "10.96.0.1", "fd00::1", "203.0.113.7")])
     for address in ("10.96.0.1", "fd00::1", "203.0.113.7"):
-        assert known.destination(address, 80) == named(Kind.SERVICE, "shop/web:80", 0, 0)
+        assert known.destination(address, 80) == named(Kind.SERVICE, "shop/web:80")
 
 
 def test_a_port_that_a_service_does_not_have_is_not_named() -> None:
@@ -319,8 +330,8 @@ def test_services_that_share_an_address_are_told_by_their_ports() -> None:
     known = names(
         services=[service("web", "203.0.113.7"), service("api", "203.0.113.7", ports=(https,))]
     )
-    assert known.destination("203.0.113.7", 80) == named(Kind.SERVICE, "shop/web:80", 0, 0)
-    assert known.destination("203.0.113.7", 443) == named(Kind.SERVICE, "shop/api:443", 0, 0)
+    assert known.destination("203.0.113.7", 80) == named(Kind.SERVICE, "shop/web:80")
+    assert known.destination("203.0.113.7", 443) == named(Kind.SERVICE, "shop/api:443")
     assert known.destination("203.0.113.7", 22) is None
     known.remove(SERVICES, "shop", "web")
     assert known.destination("203.0.113.7", 22) == named(Kind.SERVICE, "shop/api")
@@ -329,7 +340,7 @@ def test_services_that_share_an_address_are_told_by_their_ports() -> None:
 def test_a_port_that_two_services_claim_is_ambiguous() -> None:
     known = names(services=[service("old", "203.0.113.7"), service("new", "203.0.113.7")])
     found = known.destination("203.0.113.7", 80)
-    assert found == Named(Kind.SERVICE, "shop/new:80", True, Endpoints(0, 0))
+    assert found == Named(Kind.SERVICE, "shop/new:80", True)
     known.put(SERVICES, ServiceRecord("shop", "old", ("203.0.113.7",), (HTTP,), has_selector=False))
     assert known.destination("203.0.113.7", 80) == found  # what is old may change and stay old
     known.remove(SERVICES, "shop", "new")
@@ -341,7 +352,7 @@ def test_a_nodes_address_that_is_a_services_too_is_the_services_at_its_ports_alo
         nodes=[NodeRecord("node1", ("192.0.2.1",))],
         services=[service("web", "10.96.0.1", "192.0.2.1")],
     )
-    assert known.destination("192.0.2.1", 80) == named(Kind.SERVICE, "shop/web:80", 0, 0)
+    assert known.destination("192.0.2.1", 80) == named(Kind.SERVICE, "shop/web:80")
     assert known.destination("192.0.2.1", 22) == named(Kind.NODE, "node1")
 
 
@@ -377,8 +388,44 @@ def test_endpoints_are_unknown_until_they_were_listed() -> None:
     assert known.destination("10.96.0.1", 80) == named(Kind.SERVICE, "shop/web:80")
     known.put(SLICES, endpoints(endpoint("10.0.1.1")))
     assert known.destination("10.96.0.1", 80) == named(Kind.SERVICE, "shop/web:80")
-    known.replace(SLICES, [])
+    known.replace(SLICES, [endpoints()])
     assert known.destination("10.96.0.1", 80) == named(Kind.SERVICE, "shop/web:80", 0, 0)
+
+
+def test_a_service_has_no_counts_before_its_slice_was_heard_of() -> None:
+    known = names(services=[service("web", "10.96.0.1", "fd00::1")])
+    assert known.destination("10.96.0.1", 80) == named(Kind.SERVICE, "shop/web:80")
+    # The controller makes one for each family, even where there is nothing in it.
+    known.put(SLICES, endpoints(ports=()))
+    assert known.destination("10.96.0.1", 80) == named(Kind.SERVICE, "shop/web:80", 0, 0)
+    assert known.destination("fd00::1", 80) == named(Kind.SERVICE, "shop/web:80")
+
+
+def test_a_service_without_a_selector_has_the_slices_that_somebody_made() -> None:
+    by_hand = ServiceRecord("shop", "web", ("10.96.0.1",), (HTTP,), has_selector=False)
+    known = names(services=[by_hand])
+    assert known.destination("10.96.0.1", 80) == named(Kind.SERVICE, "shop/web:80", 0, 0)
+
+
+def test_slices_from_the_cache_are_not_counted_until_they_are_listed() -> None:
+    known = Names()
+    known.replace(SERVICES, [service("web", "10.96.0.1")], cached=True)
+    known.replace(SLICES, [endpoints(endpoint("10.0.1.1", "web-0"))], cached=True)
+    known.replace(NODES, [], cached=True)
+    assert known.destination("10.96.0.1", 80) == named(Kind.SERVICE, "shop/web:80")
+    assert known.destination("10.0.1.1", 80) == named(Kind.POD, "shop/web-0")
+    before = known.version
+    known.replace(SLICES, [endpoints(endpoint("10.0.1.1", "web-0"))])
+    assert known.destination("10.96.0.1", 80) == named(Kind.SERVICE, "shop/web:80", 1, 1)
+    assert known.version == before + 1
+
+
+@pytest.mark.parametrize("address", ["52.94.10.112", "2600:1f18::1"])
+def test_a_public_address_is_no_pods_only_because_an_endpoint_says_so(address: str) -> None:
+    known = names(slices=[endpoints(endpoint(address, "web-0"))])
+    assert known.destination(address, 443) is None
+    known.put(PODS, pod("web-0", address))
+    assert known.destination(address, 443) == named(Kind.POD, "shop/web-0")
 
 
 def test_things_that_are_told_before_any_list_are_named() -> None:
@@ -400,6 +447,7 @@ def test_counts_follow_slices_in_whatever_order_things_come() -> None:
     known.put(SLICES, endpoints(endpoint("10.0.1.1"), endpoint("10.0.1.2")))
     assert known.destination("10.96.0.1", 80) == named(Kind.SERVICE, "shop/web:80", 2, 2)
     known.put(SLICES, endpoints(endpoint("10.0.1.1"), of="other"))
+    known.put(SLICES, endpoints(name="web-2"))
     assert known.destination("10.96.0.1", 80) == named(Kind.SERVICE, "shop/web:80", 0, 0)
 
 
@@ -446,7 +494,7 @@ def test_a_service_with_a_slice_that_was_not_kept_has_no_counts() -> None:
     known.put(SLICES, replace(kept, endpoints=tuple(endpoint(f"10.0.1.{n}") for n in range(9))))
     assert known.destination("10.96.0.1", 80) == named(Kind.SERVICE, "shop/web:80")
     assert known.destination("10.0.1.1", 80) is None
-    known.replace(SLICES, [kept])
+    known.replace(SLICES, [replace(lost, endpoints=())])
     assert known.destination("10.96.0.2", 80) == named(Kind.SERVICE, "shop/db:80", 0, 0)
 
 
@@ -510,6 +558,15 @@ def test_the_version_grows_with_every_change_and_with_nothing_else() -> None:
         assert changes()
         known.remove(resource, namespace, one.name)
         assert not changes()
+
+
+def test_nodes_and_pods_are_told_of_without_waiting_for_a_writer() -> None:
+    known = names(nodes=[NodeRecord("node1", ())])
+    with known._writing:
+        assert [known.has_pods, *map(known.has_node, ("node1", "node2"))] == [False, True, False]
+    known.put(PODS, pod("web-0"))
+    known.remove(NODES, "", "node1")
+    assert [known.has_pods, known.has_node("node1")] == [True, False]
 
 
 def test_a_list_that_breaks_off_changes_nothing() -> None:
@@ -595,7 +652,7 @@ def everything_named(known: Names) -> dict[tuple[str, int], object]:
         for port in (80, 9090, 30090, 53, 1)
     }
     return {
-        place: one.kind if one is not None and one.ambiguous and one.endpoints is not None else one
+        place: one.kind if one is not None and one.ambiguous and one.kind is Kind.SERVICE else one
         for place, one in found.items()
     }
 
@@ -668,7 +725,7 @@ def test_a_reader_gets_what_was_or_what_is_and_nothing_in_between() -> None:
         reader.join(10)
         sys.setswitchinterval(interval)
     assert errors == []
-    counts = [(0, 0), (1, 1), (2, 2)]
+    counts = [(None, None), (1, 1), (2, 2)]  # at first there is no slice
     web = {
         port: {named(Kind.SERVICE, f"shop/web:{port}", *one) for one in counts}
         for port in (80, 443)

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tracer.errors import KubeError
-from tracer.kube.pod import PodInfo, PodOwner, parse_pod, pod_document, read_pod
+from tracer.kube.pod import PodInfo, PodOwner, eni_id, parse_pod, pod_document, read_pod
 from tracer.kube.records import (
     EndpointRecord,
     NodeRecord,
@@ -49,6 +49,11 @@ def watched() -> list[Document]:
 def pod(**parts: object) -> Document:
     """A pod's metadata with `parts`, and no more."""
     return {"metadata": {"namespace": "shop", "name": "web-0", "uid": "u-1"} | parts}
+
+
+def mirrored(digest: str) -> dict[str, str]:
+    """The annotations of a static pod's mirror."""
+    return dict.fromkeys(("kubernetes.io/config.hash", "kubernetes.io/config.mirror"), digest)
 
 
 def owned(kind: str, name: str, owner: Document | None = None, **parts: object) -> PodInfo:
@@ -190,10 +195,44 @@ def test_an_owner_that_does_not_control_the_pod_is_none() -> None:
 
 
 def test_a_static_pod_has_the_hash_that_its_cgroup_carries() -> None:
-    found = read_pod(pod(annotations={"kubernetes.io/config.hash": "3b1f6c0d9e8a7b5c"}))
-    assert found is not None
+    found = owned("Node", "node1", annotations=mirrored("3b1f6c0d9e8a7b5c"))
     assert found.config_hash == "3b1f6c0d9e8a7b5c"
     assert found.annotations == {}
+
+
+def test_only_a_mirror_pod_of_its_node_has_such_a_hash() -> None:
+    config, mirror = mirrored("3b1f")
+    alone = owned("Node", "node1", annotations={config: "3b1f"})
+    other = owned("Node", "node1", annotations={config: "3b1f", mirror: "3b20"})
+    of_a_set = owned("ReplicaSet", "web", annotations=mirrored("3b1f"))
+    of_nobody = read_pod(pod(annotations=mirrored("3b1f")))
+    assert of_nobody is not None
+    assert [one.config_hash for one in (alone, other, of_a_set, of_nobody)] == [None] * 4
+
+
+ENI = "vpc.amazonaws.com/pod-eni"
+
+
+@pytest.mark.parametrize(
+    ("note", "kept"),
+    [
+        (
+            [{"eniId": "eni-0123456789abcdef0", "subnetCidr": "x" * 250_000}],
+            "eni-0123456789abcdef0",
+        ),
+        ([{"eniId": "eni-01234567"}], "eni-01234567"),
+        ([{"eniId": "eni-0123456"}], None),
+        ([{"eniId": "eni-" + "0" * 250_000}], None),
+        ([{"eniId": "eni-01234567; rm -rf /"}], None),
+        ([], None),
+    ],
+)
+def test_nothing_is_kept_of_a_note_of_interfaces_but_an_id(note: object, kept: str | None) -> None:
+    found = read_pod(pod(annotations={ENI: json.dumps(note)}))
+    assert found is not None
+    assert eni_id(found.annotations) == kept
+    assert sum(map(len, found.annotations.values())) < 50
+    assert bool(found.annotations) == (kept is not None)
 
 
 def test_what_pods_have_in_common_is_kept_once() -> None:
@@ -322,6 +361,7 @@ def test_an_endpoint_is_ready_unless_the_api_says_otherwise(
     [
         ({"kind": "Pod", "name": "web-0", "namespace": "shop"}, "shop/web-0"),
         ({"kind": "Pod", "name": "web-0"}, "shop/web-0"),
+        ({"kind": "Pod", "name": "etcd-0", "namespace": "kube-system"}, None),  # nobody's to say
         ({"kind": "Pod"}, None),
         ({"kind": "Node", "name": "node1"}, None),
         (None, None),
@@ -500,7 +540,7 @@ def test_a_pods_owner_reads_as_the_same_again_whatever_was_made_of_it() -> None:
         owned("Job", "backup-29012345"),
         owned("ReplicaSet", "web-1"),
         owned("ReplicaSet", "web-7d4b9", labels={"rollouts-pod-template-hash": "7d4b9"}),
-        owned("Node", "node1", annotations={"kubernetes.io/config.hash": "3b1f"}),
+        owned("Node", "node1", annotations=mirrored("3b1f")),
     ]
     assert [read_pod(pod_document(one)) for one in found] == found
     assert found[0].owner == PodOwner("Job", "train-29012345")

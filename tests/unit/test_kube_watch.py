@@ -10,6 +10,7 @@ import ssl
 import struct
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,9 +18,11 @@ import pytest
 
 from tests.support.kube_api import TOKEN
 from tests.support.kube_server import kubeconfig, status
+from tracer.errors import InputError
+from tracer.kube.access import Access
 from tracer.kube.client import KubeClient, connect
 from tracer.kube.dial import secure
-from tracer.kube.heap import uncollected
+from tracer.kube.heap import settled, uncollected
 from tracer.kube.line import Cut, Line
 from tracer.kube.trouble import (
     DENIED_PAUSE_SECONDS,
@@ -301,7 +304,121 @@ def test_an_answer_that_ends_too_early_is_none(
     thread.join(SECONDS)
 
 
+def test_a_server_whose_name_cannot_be_looked_up_is_out_of_reach(
+    client: KubeClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> socket.socket:
+        return socket.create_connection(("a..b", 6443))
+
+    monkeypatch.setattr(KubeClient, "dial", refuse)
+    with pytest.raises(Trouble) as caught:
+        Line().dial(client, SECONDS)
+    assert caught.value.problem.remedy is Remedy.REACH
+
+
+@pytest.mark.parametrize(
+    "server",
+    [
+        "https://127.0.0.1:abc",
+        "https://127.0.0.1:65536",
+        "https://a..b:6443",
+        "10.0.0.1:6443",
+        "ftp://10.0.0.1",
+        "https://:6443",
+    ],
+)
+def test_an_address_that_is_none_of_a_server_is_an_error_of_the_input(
+    server: str, tmp_path: Path
+) -> None:
+    config = tmp_path / "kubeconfig"
+    config.write_text(kubeconfig(server, {"token": TOKEN}))
+    with pytest.raises(InputError) as caught:
+        connect(str(config))
+    assert str(caught.value) == f"{server} is no address of an API server"
+    assert "https://10.0.0.1:6443" in str(caught.value.hint)
+
+
+def test_the_password_in_an_address_is_not_told(tmp_path: Path) -> None:
+    config = tmp_path / "kubeconfig"
+    config.write_text(kubeconfig("https://me:hunter2@10.0.0.1:abc", {"token": TOKEN}))
+    with pytest.raises(InputError) as caught:
+        connect(str(config))
+    assert "hunter2" not in str(caught.value)
+
+
+# -- who asks --------------------------------------------------------------------------------------
+
+
+def test_credentials_are_renewed_once_and_hold_up_nobody_else(
+    client: KubeClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    renewing, done = threading.Event(), threading.Event()
+    made: list[KubeClient] = [client]
+
+    def run_a_plugin(_: object) -> KubeClient:
+        if made:
+            return made.pop()
+        renewing.set()
+        assert done.wait(SECONDS)
+        return client
+
+    monkeypatch.setattr("tracer.kube.access.connect", run_a_plugin)
+    access = Access(None)
+    access.load()
+    _, before = access.headers()
+    threads = [threading.Thread(target=access.renew, args=(before,)) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    try:
+        assert renewing.wait(SECONDS)
+        others = threading.Thread(target=access.headers, daemon=True)
+        others.start()
+        others.join(SECONDS)
+        assert not others.is_alive()
+    finally:
+        done.set()
+        for thread in threads:
+            thread.join(SECONDS)
+    assert access.headers()[1] == before + 1
+
+
+@pytest.mark.parametrize("young_seconds", [0.0, 600.0])
+def test_knocks_follow_each_other_soon_however_long_the_outage(
+    monkeypatch: pytest.MonkeyPatch, young_seconds: float
+) -> None:
+    monkeypatch.setattr("tracer.kube.access.YOUNG_SECONDS", young_seconds)
+    access = Access(None)
+    access.lost(Problem(Remedy.REACH, "gone"))
+    found = [access.knock_pause() for _ in range(TRIES)]
+    # And what was sent before the server was back may be waited for: half a second, see there.
+    assert 0 < min(found) <= max(found) <= 1.5
+
+
 # -- the garbage collector -------------------------------------------------------------------------
+
+
+@pytest.fixture
+def _unfrozen() -> Iterator[None]:
+    yield
+    gc.unfreeze()
+
+
+@pytest.mark.usefixtures("_unfrozen")
+def test_a_list_that_is_read_again_leaves_no_garbage() -> None:
+    class Cycle:
+        def __init__(self) -> None:
+            self.itself = self
+
+    settled(again=False)
+    frozen = gc.get_freeze_count()
+    assert frozen > 0
+    left = weakref.ref(Cycle())
+    with uncollected():
+        pass
+    assert gc.get_freeze_count() == frozen
+    settled(again=True)
+    assert left() is None
+    assert gc.get_freeze_count() > 0
 
 
 def test_nothing_is_collected_while_lists_are_read_and_everything_after() -> None:
@@ -330,4 +447,3 @@ def test_nothing_is_collected_while_lists_are_read_and_everything_after() -> Non
         assert not gc.isenabled()
     finally:
         gc.enable()
-        gc.unfreeze()

@@ -48,6 +48,13 @@ def test_folder_with_another_name_is_no_pods(tmp_path: Path, name: str) -> None:
     assert pods_by_uid(make(tmp_path, name)) == {}
 
 
+def test_uid_with_two_names_has_none(tmp_path: Path) -> None:
+    folder = make(
+        tmp_path, f"shop_cart-0_{UID}", f"kube-system_dns_{UID}", f"a_b_{UID}", f"a_b_{STATIC_UID}"
+    )
+    assert pods_by_uid(folder) == {STATIC_UID: ("a", "b")}
+
+
 def test_containers_are_named_by_the_id_in_their_logs_name(tmp_path: Path) -> None:
     other = ID[::-1]
     folder = make(

@@ -366,6 +366,21 @@ def test_a_process_of_the_node_is_shown_by_its_unit() -> None:
             "(VPC/internal, node n1 or a hostNetwork pod on it)",
         ),
         (
+            Destination(Scope.VPC, Kind.SERVICE, "shop/db:80", True, Endpoints(0, 3)),
+            "(VPC/internal, service shop/db:80 0/3 ready or another service with this address)",
+        ),
+        (
+            Destination(Scope.VPC, Kind.POD, "shop/db-0", ambiguous=True),
+            "(VPC/internal, pod shop/db-0 or another pod, or a node's own address)",
+        ),
+        (
+            Destination(
+                *(Scope.VPC, Kind.SERVICE, "shop/db:80", False, Endpoints(0, 0)),
+                names_wall_ns=WALL_NS,
+            ),
+            "(VPC/internal, service shop/db:80 without endpoints (as of 2023-11-14 22:13:20))",
+        ),
+        (
             Destination(
                 Scope.VPC,
                 Kind.SERVICE,
@@ -398,6 +413,36 @@ def test_where_names_come_from_is_told_when_it_changes() -> None:
         f"-- names: the API server does not answer; as of {date_and_time(WALL_NS)}",
         "-- names: from the API server, up to date",
     ]
+
+
+def test_stale_name_of_today_is_told_with_its_time_alone() -> None:
+    now_ns = time.time_ns()
+    known = Destination(Scope.VPC, Kind.POD, "shop/db-0", names_wall_ns=now_ns)
+    clock = time.strftime("%H:%M:%S", time.localtime(now_ns // 10**9))
+
+    assert f"pod shop/db-0 (as of {clock})) " in line_of(report(known=known))
+
+
+def test_what_is_short_of_perfect_is_told_of_names_that_are_up_to_date() -> None:
+    health = lifecycle(LifecycleKind.HEALTH)
+    lines = shown(
+        *(with_kube(health, KubeState.SYNCED, f"{count} objects have no name") for count in (7, 8)),
+        with_kube(health, KubeState.SYNCED),
+    )
+
+    assert [line for line in lines if line.startswith("-- names: ")] == [
+        "-- names: 7 objects have no name",
+        "-- names: from the API server, up to date",
+    ]
+
+
+def test_attempts_that_no_line_tells_of_are_counted_at_the_end() -> None:
+    *_, line = shown(lifecycle(LifecycleKind.STOP, replace(HEALTH, withheld=5, own_connects=3)))
+
+    assert (
+        " 1 timed_out; not shown, since their pod's name or labels are not known: 5;"
+        " its own connects to the API server: 3; connects 20311 begun,"
+    ) in line
 
 
 def test_markup_in_a_name_is_shown_as_it_is() -> None:
@@ -636,6 +681,14 @@ def test_the_table_counts_the_pods_and_namespaces_of_a_destination() -> None:
 
     assert lines[-2].split() == ["--", f"[{address}]:443", "(external)", "3", "2", "6", "none"]
     assert lines[-1].split() == ["--", "52.94.10.112:443", "(external)", "?", "?", "1", "none"]
+
+
+def test_the_table_calls_a_destination_by_what_was_known_of_it_last() -> None:
+    named = Destination(Scope.EXTERNAL, Kind.SERVICE, "shop/db:443")
+
+    lines = shown(report(), report(known=named), lifecycle(LifecycleKind.STOP))
+
+    assert "(external, service shop/db:443) " in lines[-1]
 
 
 def test_many_members_of_a_destination_are_said_to_be_at_least_so_many() -> None:

@@ -127,6 +127,17 @@ def test_node_that_knows_nothing_says_nothing(pods: NodePods) -> None:
     assert pods.host_netns == HOST
 
 
+def test_pods_that_run_are_those_of_processes_not_of_folders(
+    node: NodeTree, pods: NodePods
+) -> None:
+    add_container(node)
+    node.add_process(50, NETNS, kubepods(UID, APP))
+    node.add_pod_logs(f"shop_db-0_{OTHER_UID}")
+    assert pods.running() == {("shop", "cart-0")}
+    node.add_process(51, HOST, kubepods(OTHER_UID, SANDBOX))
+    assert pods.running() == {("shop", "cart-0"), ("shop", "db-0")}
+
+
 def test_sandbox_has_no_containers_name(node: NodeTree, pods: NodePods) -> None:
     node.add_containerd(SANDBOX, sandbox_namespace="shop", sandbox_name="cart-0")
     assert pods.container(SANDBOX) is None

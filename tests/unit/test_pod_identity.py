@@ -138,6 +138,43 @@ def test_pod_whose_processes_cannot_be_seen_is_told_by_its_own_address(
         assert (found.label, found.evidence) == ("shop/db-0", PodEvidence.ADDRESS)
 
 
+@pytest.mark.parametrize(
+    "who",
+    [
+        Process(pid=42, unit="docker.service"),
+        Process(pid=42, container_id=OTHER),
+        Process(pid=42, executable="/bin/curl", command_line=("curl",)),
+    ],
+)
+def test_process_that_was_read_and_is_in_no_pod_is_given_to_none_by_its_address(
+    node: NodeTree, recorded: Kube, who: Process
+) -> None:
+    assert pods_of(node, recorded).identify(who, flow(4026539999)) is None
+
+
+def test_address_of_a_pod_that_lives_in_another_namespace_is_somebody_elses(
+    node: NodeTree, recorded: Kube
+) -> None:
+    pods = pods_of(node, recorded)
+    identified(pods, None, flow(DB_NETNS))
+    assert pods.identify(None, flow(4026539999)) is None
+
+
+def test_attempt_of_a_pod_that_is_gone_keeps_its_name_and_a_later_one_has_none(
+    node: NodeTree, recorded: Kube
+) -> None:
+    pods, begun_ns = pods_of(node, recorded), time.monotonic_ns()
+    where = flow(source="10.9.9.9")
+    identified(pods, None, where)
+    for entry in node.proc.iterdir():
+        if entry.name != "1":
+            node.end_process(int(entry.name))
+    assert pods.identify(None, where, time.monotonic_ns()) is None
+    kept = pods.identify(None, where, begun_ns)
+    assert kept is not None
+    assert kept.label == "shop/db-0"
+
+
 def test_cgroup_outweighs_namespace_and_address(node: NodeTree, recorded: Kube) -> None:
     found = identified(pods_of(node, recorded), process(HOSTNET_UID, HOSTNET), flow())
     assert (found.label, found.evidence) == ("shop/hostnet", PodEvidence.CGROUP)

@@ -77,8 +77,8 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return pids
 
 
-def uid_in(namespaces: PodNamespaces, netns: int) -> str | None:
-    found = namespaces.pod_in(netns)
+def uid_in(namespaces: PodNamespaces, netns: int, begun_ns: int | None = None) -> str | None:
+    found = namespaces.pod_in(netns, begun_ns)
     return None if found is None else found.uid
 
 
@@ -149,18 +149,19 @@ def test_answer_costs_one_pass_for_all_namespaces(
     assert len(passes) == 1
 
 
-def test_fresh_answer_reads_nothing_and_an_older_one_a_single_link(
+def test_attempt_begun_before_the_last_proof_reads_nothing_and_a_later_one_a_single_link(
     node: NodeTree, namespaces: PodNamespaces, clock: Clock, asked: list[int]
 ) -> None:
     node.add_recorded(RECORDED)
     namespaces.pod_in(NETNS)
     asked.clear()
+    begun_ns = clock.ns
     for _ in range(3):
-        assert uid_in(namespaces, NETNS) == DB_UID
+        clock.advance(0.25)
+        assert uid_in(namespaces, NETNS, begun_ns) == DB_UID
     assert asked == []
-    clock.advance(0.25)
     for _ in range(3):
-        assert uid_in(namespaces, NETNS) == DB_UID
+        assert uid_in(namespaces, NETNS, clock.ns) == DB_UID
     assert asked == [5587]
 
 
@@ -239,17 +240,58 @@ def test_namespace_stays_known_when_the_process_that_proved_it_ends(
         assert uid_in(namespaces, NETNS) == DB_UID
 
 
-def test_pod_that_is_gone_is_remembered_for_five_seconds_and_no_longer(
+def test_pod_that_is_gone_is_remembered_for_its_attempts_for_five_seconds_and_no_longer(
     node: NodeTree, namespaces: PodNamespaces, clock: Clock
 ) -> None:
+    begun_ns = clock.ns
     node.add_process(50, NETNS, kubepods(DB_UID, DB))
     namespaces.pod_in(NETNS)
     node.end_process(50)
     clock.advance(4.9)
-    assert uid_in(namespaces, NETNS) == DB_UID
+    assert uid_in(namespaces, NETNS, begun_ns) == DB_UID
     clock.advance(0.2)
-    assert namespaces.pod_in(NETNS) is None
+    assert uid_in(namespaces, NETNS, begun_ns) is None
     assert namespaces._answers == {}
+
+
+def test_attempt_begun_after_the_pod_was_last_seen_may_be_the_next_ones_and_has_no_name(
+    node: NodeTree, namespaces: PodNamespaces, clock: Clock
+) -> None:
+    node.add_process(50, NETNS, kubepods(DB_UID, DB))
+    namespaces.pod_in(NETNS)
+    seen_ns = clock.ns
+    node.end_process(50)
+    node.add_process(60, NETNS, kubepods(WEB_UID, SANDBOX))
+    clock.advance(0.1)
+    assert uid_in(namespaces, NETNS, clock.ns) is None, "not before a pass"
+    assert uid_in(namespaces, NETNS) is None, "its beginning is not known"
+    assert uid_in(namespaces, NETNS, seen_ns) == DB_UID
+    clock.advance(0.2)
+    assert uid_in(namespaces, NETNS, clock.ns) == WEB_UID
+
+
+def test_attempt_older_than_the_first_process_of_its_namespace_may_be_the_last_pods(
+    node: NodeTree, namespaces: PodNamespaces, clock: Clock
+) -> None:
+    node.add_process(60, NETNS, kubepods(WEB_UID, SANDBOX))
+    ticks = 1_000 * os.sysconf("SC_CLK_TCK")
+    (node.proc / "60/stat").write_text(f"60 (pause) S {'0 ' * 18}{ticks} 0\n")
+    clock.advance(1)
+    for _ in range(2):
+        assert uid_in(namespaces, NETNS, clock.ns - 2 * SECOND) is None
+        assert uid_in(namespaces, NETNS, clock.ns) == WEB_UID
+        assert uid_in(namespaces, NETNS) == WEB_UID
+
+
+def test_namespace_of_a_pod_is_known_while_its_process_is_there(
+    node: NodeTree, namespaces: PodNamespaces
+) -> None:
+    node.add_process(50, NETNS, kubepods(DB_UID, DB))
+    assert namespaces.namespace_of(DB_UID) is None, "nobody asked"
+    namespaces.pod_in(NETNS)
+    assert namespaces.namespace_of(DB_UID) == NETNS
+    node.end_process(50)
+    assert namespaces.namespace_of(DB_UID) is None
 
 
 def test_answer_that_nobody_asks_for_any_more_is_dropped_by_a_later_pass(

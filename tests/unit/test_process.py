@@ -323,7 +323,7 @@ def test_start_time_agrees_with_the_clock_around_it(start: Start) -> None:
     before_ns = time.monotonic_ns()
     child = start("cat")
     after_ns = time.monotonic_ns()
-    started_ns = process_module._started_ns(child.pid)
+    started_ns = process_module.start_of(child.pid)
     assert started_ns is not None
     tick_ns = NANOSECONDS // os.sysconf("SC_CLK_TCK")
     # Truncated to the tick; a millisecond for two clocks that are not read at once.
@@ -334,7 +334,7 @@ def test_start_time_is_found_behind_a_hostile_comm(start: Start, tmp_path: Path)
     program = tmp_path / ") R 1 (x) 1 2"
     program.symlink_to(CAT)
     plain, hostile = start("cat"), start(program.as_posix())
-    plain_ns, hostile_ns = (process_module._started_ns(child.pid) for child in (plain, hostile))
+    plain_ns, hostile_ns = (process_module.start_of(child.pid) for child in (plain, hostile))
     assert plain_ns is not None
     assert hostile_ns is not None
     assert plain_ns - 1_000_000 <= hostile_ns < plain_ns + 10 * NANOSECONDS

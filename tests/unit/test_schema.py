@@ -66,6 +66,7 @@ REPORT = Report(
         Kind.SERVICE,
         "shop/db:443",
         endpoints=Endpoints(0, 3),
+        names_wall_ns=WALL_NS - 60_000_000_000,
         nat=Nat(Endpoint("10.4.100.50", 5432), "SYN_SENT", replied=False),
     ),
     process=Process(
@@ -120,6 +121,8 @@ HEALTH = Health(
     losses=Losses(1, 2, 3, 4, 5, 6, 7, 8),
     crosscheck=CrossCheck(9, 8, 7, 6, 5),
     kube=KubeHealth(KubeState.DEGRADED, "not permitted: pods: list", WALL_NS),
+    withheld=5,
+    own_connects=6,
 )
 LIFECYCLE = Lifecycle(LifecycleKind.HEALTH, WALL_NS, HEALTH, 10.00049, "a sentence")
 
@@ -154,6 +157,7 @@ reports = st.builds(
     destination=st.builds(
         Destination,
         endpoints=st.none() | st.builds(Endpoints, counts, counts),
+        names_wall_ns=st.none() | wall_times,
         name=texts,
         nat=st.none() | st.builds(Nat, destination=st.builds(Endpoint, port=ports)),
     ),
@@ -293,6 +297,7 @@ def test_an_attempts_record_says_what_is_known() -> None:
             "name": "shop/db:443",
             "ambiguous": False,
             "endpoints": {"ready": 0, "total": 3},
+            "names_as_of": "2023-11-14T22:12:20.123456Z",
         },
         "nat": {
             "destination": {"address": "10.4.100.50", "port": 5432},
@@ -344,6 +349,8 @@ def test_a_lifecycle_record_says_what_is_known() -> None:
             "stuck_now": 3,
             "tracked_now": 4,
             "became_stuck": 52,
+            "withheld": 5,
+            "own_connects": 6,
             "outcomes": {
                 "established": 0,
                 "refused": 7,

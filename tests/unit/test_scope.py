@@ -113,6 +113,39 @@ def test_what_has_no_name_is_in_no_scope(pod: PodIdentity | None) -> None:
     assert not any(scope.wants(pod, labels) for scope in scopes)
 
 
+def test_selector_without_labels_says_that_it_selects_nothing() -> None:
+    names = Names()
+    scope = ScopeFilter(PodScope(selector="app=cart"), names)
+    (told,) = scope.narrowed(node_health()).lacking
+    assert told == "labels are not known: --selector selects nothing until the API server answers"
+    names.replace(Resource.PODS, [])
+    assert scope.narrowed(node_health()).lacking == ()
+    assert ScopeFilter(PodScope(namespaces=["shop"]), Names()).narrowed(node_health()) == replace(
+        node_health(), stuck_now=0, tracked_now=0, outcomes={}, became_stuck=0
+    )
+
+
+def test_attempts_that_cannot_be_judged_are_counted_once_each_until_they_can() -> None:
+    by_labels = ScopeFilter(PodScope(selector="app=cart"), Names())
+    by_labels.filter(
+        [report(STUCK), report(RETRANSMIT), report(STUCK, "b"), report(STUCK, "c", None)]
+    )
+    by_labels.filter([report(END, outcome=Outcome.TIMED_OUT)])
+    assert by_labels.narrowed(node_health()).withheld == 2
+    scope = carts()
+    scope.filter([report(STUCK, pod=UNNAMED), report(STUCK, "b", UNNAMED), report(STUCK, "c", DB)])
+    assert scope.narrowed(node_health()).withheld == 2
+    scope.filter([report(RETRANSMIT), report(RETRANSMIT, "b", DB)])
+    assert scope.narrowed(node_health()).withheld == 0
+
+
+def test_attempts_that_cannot_be_judged_are_bounded_in_memory_and_not_in_number() -> None:
+    scope = ScopeFilter(PodScope(namespaces=["shop"]), None, max_told=3)
+    scope.filter([report(STUCK, str(number), UNNAMED) for number in range(10)])
+    assert len(scope._unjudged) == 3
+    assert scope.narrowed(node_health()).withheld == 10
+
+
 def test_pod_whose_labels_are_unknown_is_in_no_selectors_scope() -> None:
     assert not PodScope(selector="app!=db").wants(CART, None)
     assert PodScope(selector="app!=db").wants(CART, {})

@@ -6,7 +6,9 @@ In this order, the surest first:
     netns    the attempt is made in the pod's own network namespace: also told of a process that was
              gone before it could be read, and of one of the host's that entered the namespace
     address  its source is the pod's own address, as the API knows it: for pods of which no process
-             can be seen in their namespace (in a virtual machine, or behind another /proc)
+             can be seen in their namespace (in a virtual machine, or behind another /proc). Others
+             may use the same address: it is not asked where the process was read, nor of a pod
+             that was met in another namespace
 
 The node's own namespace and address belong to all that use the host's network: there, the cgroup
 alone tells.
@@ -65,14 +67,17 @@ class Pods:
         self._names_wall_ns = names_wall_ns
         self._kept: dict[_Tie, _Kept] = {}
 
-    def identify(self, process: Process | None, flow: Flow) -> PodIdentity | None:
+    def identify(
+        self, process: Process | None, flow: Flow, begun_ns: int | None = None
+    ) -> PodIdentity | None:
         """The pod that an attempt belongs to, as far as it is known now; None where none is.
 
-        A pod that the API has named keeps its name when it is deleted. Never raises. 2 µs for a
-        pod that is known, 10 µs where the names have changed, 0.5 ms for the first attempt of a
-        container; see NodePods.pod_in for namespaces that are new.
+        `begun_ns` is when the attempt was there already (CLOCK_MONOTONIC), None: not known. A pod
+        that the API has named keeps its name when it is deleted. Never raises. 2 µs for a pod that
+        is known, 10 µs where the names have changed, 0.5 ms for the first attempt of a container;
+        see NodePods.pod_in for namespaces that are new.
         """
-        tie = self._tie(process, flow)
+        tie = self._tie(process, flow, begun_ns)
         if tie is None:
             return None
         names = self._names
@@ -92,18 +97,22 @@ class Pods:
         self._keep(tie, _Kept(identity, now if complete else None))
         return identity
 
-    def _tie(self, process: Process | None, flow: Flow) -> _Tie | None:
+    def _tie(self, process: Process | None, flow: Flow, begun_ns: int | None) -> _Tie | None:
         if process is not None and process.pod_uid is not None:
             return _Tie(process.pod_uid, process.container_id, PodEvidence.CGROUP, flow.netns)
         netns = flow.netns
         if netns is not None:
             if netns == self._node.host_netns:
                 return None
-            found = self._node.pod_in(netns)
+            found = self._node.pod_in(netns, begun_ns)
             if found is not None:
                 return _Tie(found, None, PodEvidence.NETNS, None)
-        pod = None if self._names is None else self._names.pod_at(flow.source.address)
+        if self._names is None or _was_read(process):
+            return None
+        pod = self._names.pod_at(flow.source.address)
         if pod is None or pod.host_network:
+            return None
+        if netns is not None and self._node.namespace_of(pod.uid) not in (None, netns):
             return None
         return _Tie(pod.uid, None, PodEvidence.ADDRESS, None)
 
@@ -160,3 +169,11 @@ class Pods:
         if tie not in self._kept and len(self._kept) >= REMEMBERED:
             del self._kept[next(iter(self._kept))]
         self._kept[tie] = kept
+
+
+def _was_read(process: Process | None) -> bool:
+    """Whether /proc told more of a process than the kernel's record of its attempt."""
+    return process is not None and any(
+        told is not None
+        for told in (process.unit, process.container_id, process.executable, process.command_line)
+    )

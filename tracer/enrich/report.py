@@ -68,7 +68,11 @@ class Reporter:
             next_retry_seconds=(
                 None if retry_ns is None else max(0, retry_ns - time_ns) / NANOSECONDS
             ),
-            pod=self._pods.identify(process, attempt.flow),
+            pod=self._pods.identify(
+                process,
+                attempt.flow,
+                attempt.first_seen_ns if attempt.started_ns is None else attempt.started_ns,
+            ),
         )
 
     def _destination(self, change: Change) -> Destination:

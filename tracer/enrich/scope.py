@@ -12,12 +12,14 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from typing import Final
 
-from tracer.kube.names import Names
+from tracer.kube.names import Names, Resource
 from tracer.kube.selector import parse
 from tracer.model import ChangeKind, Health, Outcome, PodIdentity, Report
 
 MAX_TOLD: Final = 65_536
 """Stuck attempts of the scope at a time: as many as the tracker follows."""
+
+_NO_LABELS: Final = "labels are not known: --selector selects nothing until the API server answers"
 
 
 class PodScope:
@@ -38,31 +40,48 @@ class PodScope:
         self._selector = None if selector is None else parse(selector)
 
     @property
+    def named(self) -> frozenset[tuple[str, str]]:
+        """The pods that were asked for by name."""
+        return self._pods
+
+    @property
+    def by_properties(self) -> bool:
+        """Whether pods were asked for by what they have in common."""
+        return bool(self._namespaces) or self._selector is not None
+
+    @property
     def by_labels(self) -> bool:
         """Whether labels decide, which the API alone knows."""
         return self._selector is not None
 
-    def wants(self, identity: PodIdentity | None, labels: Mapping[str, str] | None) -> bool:
+    def wants(self, identity: PodIdentity | None, labels: Mapping[str, str] | None) -> bool | None:
         """Whether a pod is in the scope, by what is known of it now; `labels` None is unknown.
 
-        A pod without a known name is in none, and what is no pod's neither.
+        What is no pod's is in none. None where the pod's name or labels would have to be known.
         """
-        if identity is None or identity.namespace is None or identity.name is None:
+        if identity is None:
             return False
+        if identity.namespace is None or identity.name is None:
+            return None
         if (identity.namespace, identity.name) in self._pods:
             return True
-        if not self._namespaces and self._selector is None:
+        return self.matches(identity.namespace, labels)
+
+    def matches(self, namespace: str, labels: Mapping[str, str] | None) -> bool | None:
+        """Whether a pod was asked for by its properties; None where labels are not known."""
+        if not self.by_properties or (self._namespaces and namespace not in self._namespaces):
             return False
-        if self._namespaces and identity.namespace not in self._namespaces:
-            return False
-        return self._selector is None or (labels is not None and self._selector.matches(labels))
+        if self._selector is None:
+            return True
+        return None if labels is None else self._selector.matches(labels)
 
 
 class ScopeFilter:
     """Lets the reports of a scope through, and counts them for themselves. For one thread.
 
     An attempt that was told once is told to its end, whatever becomes of its pod. One that enters
-    late, since its pod's name became known late, begins with STUCK as every other.
+    late, since its pod's name became known late, begins with STUCK as every other. Those that may
+    be of the scope, for all that is known of their pod, are counted.
     """
 
     def __init__(self, scope: PodScope, names: Names | None, max_told: int = MAX_TOLD) -> None:
@@ -72,6 +91,9 @@ class ScopeFilter:
         self._max_told = max_told
         # A dict for its order: ids of attempts that are told and have not ended.
         self._told: dict[str, None] = {}
+        # The same of attempts that cannot be judged yet, and how many never could be.
+        self._unjudged: dict[str, None] = {}
+        self._never_judged = 0
         self._outcomes: Counter[Outcome] = Counter()
         self._became_stuck = 0
 
@@ -86,18 +108,28 @@ class ScopeFilter:
         """
         return replace(
             health,
+            lacking=(*health.lacking, *self._lacking()),
             stuck_now=len(self._told),
             tracked_now=len(self._told),
             became_stuck=self._became_stuck,
             outcomes=dict(self._outcomes),
+            withheld=len(self._unjudged) + self._never_judged,
         )
+
+    def _lacking(self) -> tuple[str, ...]:
+        names = self._names
+        known = names is not None and names.listed(Resource.PODS)
+        return () if known or not self._scope.by_labels else (_NO_LABELS,)
 
     def _kept(self, report: Report) -> Report | None:
         change = report.change
         attempt = change.attempt
         told = attempt.id in self._told
-        if not told and not self._scope.wants(report.pod, self._labels(report.pod)):
-            return None
+        if not told:
+            wanted = self._scope.wants(report.pod, self._labels(report.pod))
+            self._note(attempt.id, wanted is None, change.kind is ChangeKind.END)
+            if not wanted:
+                return None
         if change.kind is ChangeKind.END:
             self._told.pop(attempt.id, None)
             if attempt.outcome is not None:
@@ -109,6 +141,19 @@ class ScopeFilter:
             if change.kind is not ChangeKind.STUCK:
                 return replace(report, change=replace(change, kind=ChangeKind.STUCK))
         return report
+
+    def _note(self, attempt_id: str, unjudged: bool, ended: bool) -> None:
+        """Counts an attempt that is not told for as long as it cannot be judged."""
+        self._unjudged.pop(attempt_id, None)
+        if not unjudged:
+            return
+        if ended:
+            self._never_judged += 1
+            return
+        if len(self._unjudged) >= self._max_told:
+            del self._unjudged[next(iter(self._unjudged))]
+            self._never_judged += 1
+        self._unjudged[attempt_id] = None
 
     def _tell(self, attempt_id: str) -> None:
         if len(self._told) >= self._max_told:

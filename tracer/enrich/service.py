@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
 
@@ -16,10 +17,17 @@ REMEMBERED: Final = 16_384
 class NamedDestinations:
     """Scope by address, and the cluster's name for it. For one thread."""
 
-    def __init__(self, destinations: Destinations, names: Names | None) -> None:
+    def __init__(
+        self,
+        destinations: Destinations,
+        names: Names | None,
+        names_wall_ns: Callable[[], int | None] = lambda: None,
+    ) -> None:
+        """`names_wall_ns` tells when `names` were last known to be true; None: they are."""
         self._destinations = destinations
         self._names = names
-        self._version = -1
+        self._names_wall_ns = names_wall_ns
+        self._made_from: tuple[int, int | None] = (-1, None)
         self._remembered: dict[Endpoint, Destination] = {}
 
     def describe(self, endpoint: Endpoint) -> Destination:
@@ -27,16 +35,16 @@ class NamedDestinations:
         names = self._names
         if names is None:
             return self._destinations.classify(endpoint.address)
-        version = names.version
-        if version != self._version or len(self._remembered) >= REMEMBERED:
+        now = (names.version, self._names_wall_ns())
+        if now != self._made_from or len(self._remembered) >= REMEMBERED:
             self._remembered.clear()
-            self._version = version
+            self._made_from = now
         found = self._remembered.get(endpoint)
         if found is None:
-            found = self._remembered[endpoint] = self._named(names, endpoint)
+            found = self._remembered[endpoint] = self._named(names, endpoint, now[1])
         return found
 
-    def _named(self, names: Names, endpoint: Endpoint) -> Destination:
+    def _named(self, names: Names, endpoint: Endpoint, wall_ns: int | None) -> Destination:
         judged = self._destinations.classify(endpoint.address)
         named = names.destination(endpoint.address, endpoint.port)
         if named is None:
@@ -47,4 +55,5 @@ class NamedDestinations:
             name=named.name,
             ambiguous=named.ambiguous,
             endpoints=named.endpoints,
+            names_wall_ns=wall_ns,
         )

@@ -54,17 +54,27 @@ def is_uid(uid: str) -> bool:
     return _UID.fullmatch(uid) is not None
 
 
+def is_namespace(name: str) -> bool:
+    return _NAMESPACE.fullmatch(name) is not None
+
+
 def pods_by_uid(log_root: str = LOG_ROOT) -> dict[str, tuple[str, str]]:
     """Namespace and name of the pods that the kubelet keeps logs of, by the uid in cgroups.
 
-    Empty where the folder cannot be read. 1 ms for 500 pods.
+    A uid with two names has none: somebody else made one of the folders. Empty where the folder
+    cannot be read. 1 ms for 500 pods.
     """
     found: dict[str, tuple[str, str]] = {}
+    disputed: set[str] = set()
     for folder in _names_in(log_root):
         namespace, _, rest = folder.partition("_")
         name, _, uid = rest.partition("_")
-        if is_pod_name(namespace, name) and is_uid(uid):
-            found[uid] = (namespace, name)
+        if not (is_pod_name(namespace, name) and is_uid(uid)):
+            continue
+        if found.setdefault(uid, (namespace, name)) != (namespace, name):
+            disputed.add(uid)
+    for uid in disputed:
+        del found[uid]
     return found
 
 

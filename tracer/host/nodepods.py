@@ -8,7 +8,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Generic, TypeVar
 
+from tracer.host.cgroup import read_cgroup
 from tracer.host.kubelet import CONTAINER_LOG_ROOT, LOG_ROOT, containers_by_id, pods_by_uid
+from tracer.host.netns import pids_in
 from tracer.host.podnetns import PodNamespaces
 from tracer.host.runtime import RuntimeContainer, find_container
 from tracer.model import NANOSECONDS, NameSource
@@ -51,6 +53,7 @@ class NodePods:
     ) -> None:
         """`root` is where the node's file system is seen: "/host" in some containers."""
         self._root = root
+        self._proc = proc
         self._clock_ns = clock_ns
         self._namespaces = PodNamespaces(proc, clock_ns)
         self._pods = _Memory[KnownPod]()
@@ -77,15 +80,44 @@ class NodePods:
             return noted.name
         return self._container_logs.get(container_id, now_ns)
 
-    def pod_in(self, netns: int) -> str | None:
+    def pod_in(self, netns: int, begun_ns: int | None = None) -> str | None:
         """The uid of the pod whose own network namespace this is; None for the node's own, and
-        while no process of a pod was met in it. See PodNamespaces for what it costs.
+        while no process of a pod was met in it. PodNamespaces says what `begun_ns` is, and what it
+        costs.
         """
-        found = self._namespaces.pod_in(netns)
+        found = self._namespaces.pod_in(netns, begun_ns)
         if found is None:
             return None
         _put(self._containers_of, found.uid, found.containers)
         return found.uid
+
+    def running(self) -> set[tuple[str, str]]:
+        """Namespace and name of the pods that processes run in, as far as the node names them.
+
+        20 µs for each process of the node. Never raises.
+        """
+        containers: dict[str, str | None] = {}
+        try:
+            pids = pids_in(self._proc)
+        except OSError:
+            pids = []
+        for pid in pids:
+            try:
+                cgroup = read_cgroup(pid, self._proc)
+            except OSError:  # gone, or hidden
+                continue
+            if cgroup.pod_uid is not None and containers.get(cgroup.pod_uid) is None:
+                containers[cgroup.pod_uid] = cgroup.container_id
+        known = (self.pod(uid, container_id) for uid, container_id in containers.items())
+        return {
+            (pod.namespace, pod.name)
+            for pod in known
+            if pod is not None and pod.namespace is not None and pod.name is not None
+        }
+
+    def namespace_of(self, uid: str) -> int | None:
+        """A pod's own network namespace, where pod_in() met it and it is still there."""
+        return self._namespaces.namespace_of(uid)
 
     @property
     def host_netns(self) -> int | None:

@@ -4,7 +4,9 @@ Reading every process takes milliseconds, and attempts come by the thousand. So 
 lives where (a link read for each process), only the namespaces that are asked for are looked into
 (the cgroups of a few processes), and an answer stands for as long as the process that proved it is
 still there. Inode numbers of namespaces are given out anew at once, the lowest first
-(proc_alloc_inum() in fs/proc/generic.c): no answer outlives its proof for long.
+(proc_alloc_inum() in fs/proc/generic.c): an answer outlives its proof only for attempts that had
+begun while that was there, since a socket keeps its namespace; and it is no answer for attempts
+that are older than the proof, which may have been the last pod's.
 """
 
 from __future__ import annotations
@@ -17,19 +19,18 @@ from typing import Final
 from tracer.host.cgroup import read_cgroup
 from tracer.host.netns import inode_of_process, pids_in
 from tracer.host.pods import host_netns
+from tracer.host.process import start_of
 from tracer.model import NANOSECONDS
 
 _PASS_NS: Final = NANOSECONDS // 4
 """At the least between two passes."""
 _REST: Final = 20
 """A pass is followed by this many times its own length without one: 5 % of a processor."""
-_PROVEN_NS: Final = NANOSECONDS // 4
-"""How long a process that was seen in a namespace is taken to be there still: 4 µs to look."""
 _BELIEVED_NS: Final = 5 * NANOSECONDS
 """A process may enter the namespace of a pod that is not its own, and be all that was there at
 first (a node's network agent): after this the question is put anew."""
 _KEPT_NS: Final = 5 * NANOSECONDS
-"""Attempts of a pod that is gone still end: the last answer is given for this long."""
+"""Attempts of a pod that is gone still end: the last answer is kept for them this long."""
 _LATEST_RETRY_NS: Final = 2 * NANOSECONDS
 """A namespace in which no pod was found is looked into again, at growing intervals up to this."""
 _VOTERS: Final = 4
@@ -48,10 +49,15 @@ class PodProcesses:
 
 @dataclass(slots=True)
 class _Answer:
-    """`proof` is a process that was in the namespace at `proven_ns`."""
+    """`proof` is a process that was in the namespace at `proven_ns`.
+
+    `since_ns` is when it started, 0 where that is not known: the namespace is at least as old, as a
+    runtime makes it before its first process.
+    """
 
     pod: PodProcesses
     proof: int
+    since_ns: int
     elected_ns: int
     proven_ns: int
 
@@ -78,38 +84,50 @@ class PodNamespaces:
         self._unknown: dict[int, tuple[int, int]] = {}
         self.host_netns = host_netns(proc)
 
-    def pod_in(self, netns: int) -> PodProcesses | None:
+    def pod_in(self, netns: int, begun_ns: int | None = None) -> PodProcesses | None:
         """The pod whose own network namespace this is; None for the node's, and where no process
         of a pod lives or may be read.
 
-        Of a pod that is gone, the answer stays for some seconds. Never raises. 1 µs while a proof
-        is fresh, 5 µs to renew it, 0.1 ms to look into a namespace, 35 ms for a pass over 5,000
-        processes.
+        `begun_ns` is when the attempt that is asked about began (CLOCK_MONOTONIC), None: unknown,
+        or about now. Of a pod that is gone, the answer stays for some seconds for attempts that
+        began before it was last seen; none is given for those older than its first process. Never
+        raises. 1 µs for those, 5 µs to see that a pod is still there, 0.1 ms to look into a
+        namespace, 35 ms for a pass over 5,000 processes.
         """
         if netns == self.host_netns:
             return None
         now_ns = self._clock_ns()
         answer = self._answers.get(netns)
-        if answer is not None and self._holds(netns, answer, now_ns):
-            return answer.pod
+        if answer is not None and self._holds(netns, answer, begun_ns, now_ns):
+            return _given(answer, begun_ns)
         found = self._search(netns, now_ns)
         if found is not None:
+            if answer is not None and answer.pod.uid == found.pod.uid:
+                found.since_ns = min(found.since_ns, answer.since_ns)
             self._answers[netns] = found
-            return found.pod
+            return _given(found, begun_ns)
         if answer is None:
             return None
-        if now_ns - answer.proven_ns < _KEPT_NS:
-            return answer.pod
-        del self._answers[netns]
+        if now_ns - answer.proven_ns >= _KEPT_NS:
+            self._answers.pop(netns, None)  # the pass may have dropped it
+            return None
+        return _given(answer, begun_ns) if _covers(answer, begun_ns) else None
+
+    def namespace_of(self, uid: str) -> int | None:
+        """A pod's own network namespace, where pod_in() met it and it is still there."""
+        for netns, answer in self._answers.items():
+            if answer.pod.uid == uid and self._lives_in(answer.proof, netns):
+                return netns
         return None
 
-    def _holds(self, netns: int, answer: _Answer, now_ns: int) -> bool:
+    def _holds(self, netns: int, answer: _Answer, begun_ns: int | None, now_ns: int) -> bool:
         if now_ns - answer.elected_ns >= _BELIEVED_NS:
             return False
-        if now_ns - answer.proven_ns >= _PROVEN_NS:
-            if not self._lives_in(answer.proof, netns):
-                return False
-            answer.proven_ns = now_ns
+        if _covers(answer, begun_ns):
+            return True
+        if not self._lives_in(answer.proof, netns):
+            return False
+        answer.proven_ns = now_ns
         return True
 
     def _search(self, netns: int, now_ns: int) -> _Answer | None:
@@ -194,10 +212,23 @@ class PodNamespaces:
         # Of equals the first, which has the lowest process number.
         (_, uid), cast = max(votes.items(), key=lambda one: (one[0][0], len(one[1].pids)))
         containers = tuple(dict.fromkeys(cast.containers))
-        return _Answer(PodProcesses(uid, containers), cast.pids[0], now_ns, now_ns)
+        proof = cast.pids[0]
+        started_ns = start_of(proof, self._proc)
+        since_ns = 0 if started_ns is None else started_ns
+        return _Answer(PodProcesses(uid, containers), proof, since_ns, now_ns, now_ns)
 
     def _lives_in(self, pid: int, netns: int) -> bool:
         try:
             return inode_of_process(pid, self._proc) == netns
         except OSError:
             return False
+
+
+def _covers(answer: _Answer, begun_ns: int | None) -> bool:
+    """Whether an attempt had begun when the proof was last seen."""
+    return begun_ns is not None and begun_ns <= answer.proven_ns
+
+
+def _given(answer: _Answer, begun_ns: int | None) -> PodProcesses | None:
+    """The pod, unless the attempt may be of an earlier namespace with the same number."""
+    return None if begun_ns is not None and begun_ns < answer.since_ns else answer.pod

@@ -115,7 +115,7 @@ class ProcessTable:
 def _read(pid: int) -> _Entry | None:
     """Read a process; None if it is gone, or went while it was read."""
     generation = _generation(pid)
-    started_ns = _started_ns(pid)
+    started_ns = start_of(pid)
     if generation is None or started_ns is None:
         return None
     described = _describe(pid)
@@ -149,7 +149,7 @@ def _generation(pid: int) -> int | None:
         return None
 
 
-def _started_ns(pid: int) -> int | None:
+def start_of(pid: int, proc: str = "/proc") -> int | None:
     """When a process started, on CLOCK_MONOTONIC, up to a tick too early; None if it is gone.
 
     The kernel gives ticks of CLOCK_BOOTTIME (proc_pid_stat(5), field 22), which runs on while the
@@ -157,7 +157,7 @@ def _started_ns(pid: int) -> int | None:
     off too: that again gives too early a time, never too late, so nobody is wrongly cleared of an
     attempt.
     """
-    data = _read_file(pid, "stat", _MAX_STAT_BYTES)
+    data = _read_file(pid, "stat", _MAX_STAT_BYTES, proc)
     # comm is in parentheses and may hold any of them itself.
     fields = data.rpartition(b")")[2].split()
     if len(fields) <= _START_TIME_FIELD:
@@ -259,10 +259,10 @@ def _arguments(data: bytes) -> tuple[str, ...]:
     return tuple(arguments)
 
 
-def _read_file(pid: int, name: str, limit: int) -> bytes:
+def _read_file(pid: int, name: str, limit: int, proc: str = "/proc") -> bytes:
     """The first `limit` bytes of a file of /proc/PID; empty if it cannot be read."""
     try:
-        descriptor = os.open(f"/proc/{pid}/{name}", os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = os.open(f"{proc}/{pid}/{name}", os.O_RDONLY | os.O_CLOEXEC)
         try:
             return os.read(descriptor, limit)
         finally:

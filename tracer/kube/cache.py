@@ -67,7 +67,7 @@ class Cached:
         """Puts each resource in place that `names` has not been told of yet."""
         for resource, records in self.records.items():
             if not names.listed(resource):
-                names.replace(resource, records)
+                names.replace(resource, records, cached=True)
 
 
 def cache_file(cache_dir: Path, node_name: str) -> Path:

@@ -42,9 +42,10 @@ READ_SECONDS: Final = 10.0
 """For an answer: admission webhooks, which may have to be asked first, have 10 s by default."""
 
 # The API server's words for a refusal by RBAC (k8s.io/apiserver, responsewriters/errors.go).
-_RBAC_REFUSAL = re.compile(r'User "(?P<user>[^"]{1,256})" cannot (?P<verb>[a-z]+) resource "')
+RBAC_REFUSAL: Final = re.compile(r'User "(?P<user>[^"]{1,256})" cannot (?P<verb>[a-z]+) resource "')
 _ADMISSION_REFUSAL = re.compile(r"denied the request|ValidatingAdmissionPolicy|denied request")
 _REASON = re.compile(r"[A-Za-z]{1,64}")  # metav1.StatusReason: one CamelCase word
+_MAX_ADDRESS_CHARACTERS: Final = 300
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +64,7 @@ def connect(kubeconfig: str | None) -> KubeClient:
     This pod's cluster is known by its service account, the user's by $KUBECONFIG or
     ~/.kube/config, as for kubectl. Nothing is sent yet, but a credential plugin may run, for as
     long as it likes. Raises InputError where there is no usable configuration, saying what was
-    looked at.
+    looked at, or where the server's address is none.
     """
     return KubeClient(find_configuration(kubeconfig))
 
@@ -79,6 +80,7 @@ class KubeClient:
     def __init__(self, configuration: Configuration) -> None:
         self._configuration = configuration
         self._renewing = threading.Lock()
+        _check_address(str(configuration.host))
         self._proxy()  # before the library meets one that it lacks a package for
 
     @cached_property
@@ -230,17 +232,14 @@ class KubeClient:
                 hint="it may have been replaced: `kubectl get pods "
                 f"-n {asked.namespace}` lists those there are",
             )
-        reason = text(answer.get("reason"))
-        if reason is None or not _REASON.fullmatch(reason):
-            reason = http.client.responses.get(status, "no reason given")
         return KubeError(
-            f"{self.server} answered {status} ({reason}) to {asked.resource}: {asked.verb} "
-            f"of pod {pod}"
+            f"{self.server} answered {status} ({reason_of(status, answer)}) to {asked.resource}: "
+            f"{asked.verb} of pod {pod}"
         )
 
     def _forbidden(self, message: str, asked: Request) -> KubeError:
         what = f"{asked.resource}: {asked.verb} in namespace {asked.namespace}"
-        if (refusal := _RBAC_REFUSAL.search(message)) is not None:
+        if (refusal := RBAC_REFUSAL.search(message)) is not None:
             user = refusal["user"]
             what = f"{asked.resource}: {refusal['verb']} in namespace {asked.namespace}"
             if user == "system:anonymous":
@@ -303,6 +302,22 @@ class KubeClient:
         return proxy
 
 
+def _check_address(server: str) -> None:
+    """Raises InputError for what is no URL of a server: the libraries would say so much later."""
+    try:
+        url = urlsplit(server)
+        usable = url.scheme in {"http", "https"} and bool(url.hostname) and url.port != 0
+        (url.hostname or "").encode("idna")  # as getaddrinfo(3) is asked
+    except ValueError:
+        usable = False
+    if not usable:
+        without_password = safe(server.rpartition("@")[2])[:_MAX_ADDRESS_CHARACTERS]
+        raise InputError(
+            f"{without_password or 'nothing'} is no address of an API server",
+            hint="the `server` of the kubeconfig's cluster has the form https://10.0.0.1:6443",
+        )
+
+
 def pod_path(namespace: str, name: str) -> str:
     """Of a pod in the API; names are checked by the server alone."""
     return f"/api/v1/namespaces/{quote(namespace, safe='')}/pods/{quote(name, safe='')}"
@@ -333,3 +348,11 @@ def parse_status(body: str | bytes | None) -> Mapping[str, object]:
         return mapping(json.loads(body or ""))
     except (ValueError, RecursionError):
         return {}
+
+
+def reason_of(status: int, answer: Mapping[str, object]) -> str:
+    """The reason that a metav1.Status gives, else what the HTTP status is called."""
+    reason = text(answer.get("reason"))
+    if reason is not None and _REASON.fullmatch(reason):
+        return reason
+    return http.client.responses.get(status, "no reason given")

@@ -36,15 +36,11 @@ class View:
 
 
 class Feed:
-    """Its view is replaced as a whole, so that readers need no lock.
-
-    `passed_over` counts objects and events that were none of its resource, or had no use.
-    """
+    """Its view is replaced as a whole, so that readers need no lock."""
 
     def __init__(self, resource: Resource) -> None:
         self.resource = resource
         self.view = View()
-        self.passed_over = 0
 
     def cached(self, saved_wall_ns: int) -> None:
         """It was filled from the disk."""

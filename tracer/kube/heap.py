@@ -18,11 +18,7 @@ _inside = 0
 
 @contextmanager
 def uncollected() -> Iterator[None]:
-    """No collection meanwhile, and none later of what was made meanwhile.
-
-    That is freed by its reference counts alone, as is everything else that is there at the end
-    (gc.freeze). For several threads at once. Leaves a collector that is off alone.
-    """
+    """No collection meanwhile. For several threads at once; a collector that is off stays off."""
     global _inside  # noqa: PLW0603  there is one collector
     with _lock:
         if _inside == 0 and not gc.isenabled():
@@ -37,6 +33,20 @@ def uncollected() -> Iterator[None]:
         if was_on:
             with _lock:
                 _inside -= 1
-                gc.freeze()
                 if _inside == 0:
                     gc.enable()
+
+
+def settled(*, again: bool) -> None:
+    """Something large was read to its end: from now on it is freed by its reference counts alone.
+
+    So is all else that is there (gc.freeze), garbage too. Where it was read `again` that of the
+    times before is collected first, which walks all there is.
+    """
+    with _lock:
+        if _inside == 0 and not gc.isenabled():
+            return
+        if again:
+            gc.unfreeze()
+            gc.collect()
+        gc.freeze()

@@ -8,6 +8,7 @@ microsecond however large the cluster.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -53,8 +54,9 @@ class PodIndex:
 
     @classmethod
     def of(cls, pods: Iterable[PodInfo]) -> PodIndex:
-        """Where pods have an address or a static pod's hash in common, the one made last has it.
+        """Where pods have an address in common, the one made last has it.
 
+        A static pod's hash that several claim is none's: annotations are not for the node alone.
         Pods whose containers ended for good have no address any more. `host_addresses` are those
         of pods in the node's own network, with the node's name.
         """
@@ -66,7 +68,12 @@ class PodIndex:
             for one in pod.pod_ips
             if (address := canonical(one)) is not None
         ]
-        hashes = {pod.config_hash: pod for pod in ordered if pod.config_hash is not None}
+        claims = Counter(pod.config_hash for pod in ordered)
+        hashes = {
+            pod.config_hash: pod
+            for pod in ordered
+            if pod.config_hash is not None and claims[pod.config_hash] == 1
+        }
         return cls(
             by_uid=hashes | {pod.uid: pod for pod in ordered},
             containers={
@@ -223,15 +230,20 @@ class ServiceIndex:
                 self._claims[place] = (*rest, key) if service is new else rest
         self._renew(before | now)
 
-    def replace_slices(self, slices: Iterable[SliceRecord], incomplete: set[Key]) -> None:
-        """Takes `slices` for all there are, but for those of services in `incomplete`."""
+    def replace_slices(
+        self, slices: Iterable[SliceRecord], incomplete: set[Key], *, cached: bool
+    ) -> None:
+        """Takes `slices` for all there are, but for those of services in `incomplete`.
+
+        Where they are `cached`, what they were is known, but no service's endpoints as they are.
+        """
         grouped: dict[Key, tuple[SliceRecord, ...]] = {}
         for one in slices:
             key = (one.namespace, one.service)
             grouped[key] = (*grouped.get(key, ()), one)
         self._slices = grouped
         self._incomplete = incomplete
-        self._slices_known = len(incomplete) <= MAX_INCOMPLETE
+        self._slices_known = not cached and len(incomplete) <= MAX_INCOMPLETE
         self._renew_all()
 
     def put_slice(self, old: SliceRecord | None, new: SliceRecord | None) -> None:
@@ -302,18 +314,28 @@ class ServiceIndex:
             named = Named(
                 Kind.SERVICE,
                 f"{service.namespace}/{service.name}:{port.port}",
-                endpoints=self._count(key, family, port.name),
+                endpoints=self._count(key, service, family, port.name),
             )
             yield port.port if isinstance(place, str) else place[1], named
 
-    def _count(self, key: Key, family: int, port_name: str) -> Endpoints | None:
-        """Of a service's endpoints those that serve a port; None where not all are known."""
+    def _count(
+        self, key: Key, service: ServiceRecord, family: int, port_name: str
+    ) -> Endpoints | None:
+        """Of a service's endpoints those that serve a port; None where not all are known.
+
+        That includes a service with a selector of which no slice was heard of yet: its controller
+        makes one for each family, an empty one where there are no pods (k8s.io/endpointslice,
+        reconciler.go).
+        """
         if not self._slices_known or key in self._incomplete:
+            return None
+        slices = [one for one in self._slices.get(key, ()) if one.family == family]
+        if service.has_selector and not slices:
             return None
         total: set[str] = set()
         ready: set[str] = set()
-        for one in self._slices.get(key, ()):
-            if one.family == family and any(name == port_name for name, _ in one.ports):
+        for one in slices:
+            if any(name == port_name for name, _ in one.ports):
                 total.update(endpoint.address for endpoint in one.endpoints)
                 ready.update(endpoint.address for endpoint in one.endpoints if endpoint.ready)
         return _endpoints(len(ready), len(total))

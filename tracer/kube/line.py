@@ -69,7 +69,7 @@ class Line:
         self.until(time.monotonic() + DIAL_SECONDS)
         try:
             connected = client.dial(limit_seconds, self._keep)
-        except OSError as error:
+        except (OSError, ValueError) as error:  # ValueError: a name that cannot be looked up
             self._check()
             problem = Problem(
                 Remedy.RENEW if _is_mistrust(error) else Remedy.REACH,

@@ -18,7 +18,7 @@ from tracer.kube.index import (
     node_addresses,
 )
 from tracer.kube.pod import PodInfo
-from tracer.kube.records import NodeRecord, ServiceRecord, SliceRecord
+from tracer.kube.records import NodeRecord, ServiceRecord, SliceRecord, is_public
 from tracer.model import Kind
 
 __all__ = ["ROOM", "Key", "Named", "Names", "Record", "Resource", "key_of"]
@@ -61,6 +61,7 @@ class Names:
         self.version = 0
         self._writing = Lock()  # among writers: services and their endpoints share an index
         self._listed: frozenset[Resource] = frozenset()
+        self._cached: frozenset[Resource] = frozenset()  # of those listed, by the cache alone
         self._pods = _Kept[PodInfo](room[Resource.PODS])
         self._services = _Kept[ServiceRecord](room[Resource.SERVICES])
         self._slices = _Kept[SliceRecord](room[Resource.ENDPOINT_SLICES])
@@ -69,15 +70,19 @@ class Names:
         self._service_index = ServiceIndex(self._services.records)
         self._endpoint_index = EndpointIndex()
         self._node_addresses: Mapping[str, str] = {}
+        self._node_names: frozenset[str] = frozenset()
 
-    def replace(self, resource: Resource, records: Iterable[Record]) -> None:
+    def replace(
+        self, resource: Resource, records: Iterable[Record], *, cached: bool = False
+    ) -> None:
         """Makes `records` all there is of a resource: the end of a list.
 
-        Where iterating over them raises, nothing changes.
+        Where they are `cached`, that is what there was: see destination(). Where iterating over
+        them raises, nothing changes.
         """
         records = [*records]
         with self._writing:
-            first = resource not in self._listed
+            first = resource not in self._listed or resource in self._cached
             if resource is Resource.PODS:
                 changed = self._pods.replace(_all(PodInfo, records))
                 self._index_pods()
@@ -85,11 +90,12 @@ class Names:
                 changed = self._services.replace(_all(ServiceRecord, records))
                 self._service_index.replace_services(self._services.records)
             elif resource is Resource.ENDPOINT_SLICES:
-                changed = self._replace_slices(records)
+                changed = self._replace_slices(records, cached=cached)
             else:
                 changed = self._nodes.replace(_all(NodeRecord, records))
                 self._index_nodes()
             self._listed |= {resource}
+            self._cached = self._cached | {resource} if cached else self._cached - {resource}
             if changed or first:
                 self.version += 1
 
@@ -175,6 +181,14 @@ class Names:
             Resource.NODES: self._nodes.overflow,
         }
 
+    @property
+    def has_pods(self) -> bool:
+        """Whether there is any pod of this node."""
+        return bool(self._pod_index.by_uid)
+
+    def has_node(self, name: str) -> bool:
+        return name in self._node_names
+
     def pod(self, uid: str) -> PodInfo | None:
         """By metadata.uid, or by the kubelet's hash that a static pod's cgroup carries."""
         return self._pod_index.by_uid.get(uid)
@@ -193,12 +207,14 @@ class Names:
         A service's address comes before a node's, a node's before a pod's. At a service's address,
         a port that it does not have is called by the service's name alone, "shop/db", if no other
         service has the address too; a node's port may be a service's (its nodePort), which is then
-        named with its own port.
+        named with its own port. Its endpoints are counted from what the API server has told since
+        the start: None before that, also where the cache told something.
 
         A node's address is ambiguous where pods in the node's network are known, or endpoints at
         this address. A pod's is where endpoints of different pods have it, and where nodes were
         never listed: whether it is the node's own cannot be told then, unless the pod is this
-        node's.
+        node's. A public address is no pod's only because an endpoint says so: whoever may write
+        slices could call any server a pod.
 
         None where the cluster has no name for it.
         """
@@ -223,7 +239,7 @@ class Names:
         if pod is not None:
             return Named(Kind.POD, f"{pod.namespace}/{pod.name}")
         told = self._endpoint_index.pod(address)
-        if told is None:
+        if told is None or is_public(address):
             return None
         name, shared = told
         return Named(Kind.POD, name, ambiguous=shared or Resource.NODES not in self._listed)
@@ -242,8 +258,9 @@ class Names:
 
     def _index_nodes(self) -> None:
         self._node_addresses = node_addresses(self._nodes.records.values())
+        self._node_names = frozenset(node.name for node in self._nodes.records.values())
 
-    def _replace_slices(self, records: Iterable[Record]) -> bool:
+    def _replace_slices(self, records: Iterable[Record], *, cached: bool) -> bool:
         incomplete: set[Key] = set()
 
         def refuse(one: SliceRecord) -> None:
@@ -253,7 +270,7 @@ class Names:
         changed = self._slices.replace(_all(SliceRecord, records), refuse)
         slices = self._slices.records
         self._endpoint_index = EndpointIndex(slices.values())
-        self._service_index.replace_slices(slices.values(), incomplete)
+        self._service_index.replace_slices(slices.values(), incomplete, cached=cached)
         return changed
 
     def _put_slice(self, record: SliceRecord) -> bool:

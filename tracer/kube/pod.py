@@ -16,10 +16,12 @@ from tracer.model import Workload
 
 POD_ENI: Final = "vpc.amazonaws.com/pod-eni"
 """Branch network interfaces of a pod with security groups of its own (Amazon VPC CNI), in JSON."""
-KEPT_ANNOTATIONS: Final = frozenset({POD_ENI})
+_ENI_ID: Final = re.compile(r"eni-[0-9a-f]{8,17}")
 _DEFAULT_CONTAINER: Final = "kubectl.kubernetes.io/default-container"
-# Of a static pod, by the kubelet (pkg/kubelet/types/pod_update.go).
+# Of a static pod, by the kubelet (pkg/kubelet/types/pod_update.go): what it calls the pod, and the
+# same again in the pod that mirrors it in the API, whose owner is the node.
 _CONFIG_HASH: Final = "kubernetes.io/config.hash"
+_CONFIG_MIRROR: Final = "kubernetes.io/config.mirror"
 
 # What controllers put on pods of their ReplicaSets: the hash that ends the ReplicaSet's name
 # (Kubernetes pkg/controller/deployment, Argo Rollouts utils/replicaset).
@@ -65,7 +67,7 @@ class PodInfo:
     containers         in the order of the specification: the pod's own, then init containers
                        (sidecars are among these), then ephemeral ones
     default_container  the one that kubectl would take without -c
-    annotations        the few of KEPT_ANNOTATIONS
+    annotations        none but POD_ENI, and of that no more than eni_id() returns
     workload           what it belongs to in the end, as far as names tell: see read_pod
     config_hash        of a static pod: what its cgroup carries in place of `uid`
     created            RFC 3339, in UTC, so that texts sort as times do
@@ -138,15 +140,13 @@ def read_pod(document: object) -> PodInfo | None:
         phase=shared_text(status.get("phase")),
         containers=_containers(names, status),
         default_container=default if default in names else next(iter(names), None),
-        annotations=MappingProxyType(
-            {key: value for key, value in annotations.items() if key in KEPT_ANNOTATIONS}
-        ),
+        annotations=MappingProxyType(_kept_annotations(annotations)),
         owner=owner,
         labels=MappingProxyType({sys.intern(key): sys.intern(labels[key]) for key in labels}),
         workload=None
         if owner is None
         else _workload(owner, text(controller.get("apiVersion")), labels, created),
-        config_hash=annotations.get(_CONFIG_HASH) or None,
+        config_hash=_config_hash(annotations, owner),
         created=created,
     )
 
@@ -157,7 +157,7 @@ def pod_document(pod: PodInfo) -> dict[str, object]:
     if pod.default_container is not None:
         annotations[_DEFAULT_CONTAINER] = pod.default_container
     if pod.config_hash is not None:
-        annotations[_CONFIG_HASH] = pod.config_hash
+        annotations[_CONFIG_HASH] = annotations[_CONFIG_MIRROR] = pod.config_hash
     metadata: dict[str, object] = {
         "namespace": pod.namespace,
         "name": pod.name,
@@ -221,6 +221,22 @@ def _controller(metadata: Mapping[str, object]) -> Mapping[str, object]:
 def _owner(controller: Mapping[str, object]) -> PodOwner | None:
     kind, name = shared_text(controller.get("kind")), shared_text(controller.get("name"))
     return None if kind is None or name is None else PodOwner(kind, name)
+
+
+def _config_hash(annotations: Mapping[str, str], owner: PodOwner | None) -> str | None:
+    """Of a static pod. Anyone may write the annotation: it counts on what mirrors one alone."""
+    digest = annotations.get(_CONFIG_HASH)
+    if not digest or annotations.get(_CONFIG_MIRROR) != digest:
+        return None
+    return digest if owner is not None and owner.kind == "Node" else None
+
+
+def _kept_annotations(annotations: Mapping[str, str]) -> dict[str, str]:
+    """An annotation may have 256 KiB."""
+    interface = eni_id(annotations)
+    if interface is None or not _ENI_ID.fullmatch(interface):
+        return {}
+    return {POD_ENI: json.dumps([{"eniId": interface}])}
 
 
 _FOREIGN: Final = "foreign/v0"
@@ -306,7 +322,7 @@ def shared_text(value: object) -> str | None:
 def eni_id(annotations: Mapping[str, str]) -> str | None:
     """The pod's own network interface, which the VPC CNI plugin notes as JSON; None without one."""
     try:
-        interfaces = json.loads(annotations.get(POD_ENI, ""))
+        interfaces = json.loads(annotations.get(POD_ENI, "null"))
     except (ValueError, RecursionError):
         return None
     first = interfaces[0] if isinstance(interfaces, list) and interfaces else None

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from ipaddress import ip_address
 from socket import AF_INET, AF_INET6, inet_ntop, inet_pton
 from typing import Final
 
@@ -50,7 +51,7 @@ class ServiceRecord:
 
 @dataclass(frozen=True, slots=True)
 class EndpointRecord:
-    """One endpoint of a slice. `pod` is the "namespace/name" of its pod, where it is one.
+    """One endpoint of a slice. `pod` is the "namespace/name" of its pod, of the slice's namespace.
 
     An endpoint has one address: the API gives further ones no meaning, kube-proxy skips them.
     `ready` follows the API: a condition that is not set counts as true.
@@ -104,6 +105,12 @@ def canonical(address: object) -> str | None:
     if packed.startswith(_MAPPED):
         return inet_ntop(AF_INET, packed[12:])
     return inet_ntop(AF_INET6, packed)
+
+
+@lru_cache(4_096)
+def is_public(address: str) -> bool:
+    """Whether an address, as canonical() writes it, is one of the internet (IANA's registries)."""
+    return ip_address(address).is_global
 
 
 def read_service(document: object) -> ServiceRecord | None:
@@ -186,7 +193,7 @@ def slice_document(record: SliceRecord) -> dict[str, object]:
         },
         "addressType": "IPv4" if record.family == 4 else "IPv6",
         "ports": [{"name": name, "port": port} for name, port in record.ports],
-        "endpoints": [_endpoint_document(one, record.namespace) for one in record.endpoints],
+        "endpoints": [_endpoint_document(one) for one in record.endpoints],
     }
 
 
@@ -264,22 +271,22 @@ def _endpoint(endpoint: Mapping[str, object], namespace: str) -> EndpointRecord 
 
 
 def _target_pod(target: Mapping[str, object], namespace: str) -> str | None:
+    """None for a pod of another namespace: who may write slices in one speaks for that alone."""
     name = text(target.get("name"))
     if target.get("kind") != "Pod" or name is None:
         return None
-    return f"{text(target.get('namespace')) or namespace}/{name}"
+    of = text(target.get("namespace")) or namespace
+    return f"{namespace}/{name}" if of == namespace else None
 
 
-def _endpoint_document(endpoint: EndpointRecord, namespace: str) -> dict[str, object]:
+def _endpoint_document(endpoint: EndpointRecord) -> dict[str, object]:
     document: dict[str, object] = {"addresses": [endpoint.address]}
     if not endpoint.ready:
         document["conditions"] = {"ready": False}
     if endpoint.node is not None:
         document["nodeName"] = endpoint.node
     if endpoint.pod is not None:
-        of, _, name = endpoint.pod.partition("/")
-        target = {"kind": "Pod", "name": name}
-        document["targetRef"] = target if of == namespace else target | {"namespace": of}
+        document["targetRef"] = {"kind": "Pod", "name": endpoint.pod.partition("/")[2]}
     return document
 
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import http.client
 import random
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum, auto
 from http import HTTPStatus
 from typing import Final
 
-from tracer.kube.client import parse_status
+from tracer.kube.client import RBAC_REFUSAL, parse_status, reason_of
 from tracer.kube.pod import mapping, text
 from tracer.text import safe
 
@@ -22,8 +21,6 @@ MAX_PAUSE_SECONDS: Final = 30.0
 DENIED_PAUSE_SECONDS: Final = (30.0, 60.0)
 """Between two questions for what is not permitted: roles are granted by people, by hand."""
 
-_REASON = re.compile(r"[A-Za-z]{1,64}")  # metav1.StatusReason: one CamelCase word
-_RBAC_USER = re.compile(r'User "([^"]{1,256})" cannot [a-z]+ resource "')
 # k8s.io/apiserver, storage/errors.go; also as the cause ResourceVersionTooLarge.
 _TOO_LARGE = re.compile(r"Too large resource version|ResourceVersionTooLarge")
 
@@ -49,11 +46,15 @@ class Remedy(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """What is wrong, in a sentence that holds no secret, and what to do."""
+    """What is wrong, in a sentence that holds no secret, and what to do.
+
+    `asked` is what was asked for, where the sentence does not say it.
+    """
 
     remedy: Remedy
     sentence: str
     retry_after_seconds: float | None = None
+    asked: str | None = None
 
 
 class Trouble(Exception):
@@ -89,11 +90,24 @@ def refused(
         group = f" ({asked.group})" if asked.group else ""
         return Problem(Remedy.ASK, f"{server} has no {asked.resource}{group}")
     if status == HTTPStatus.GONE:
-        return Problem(Remedy.EXPIRED, f"{server} no longer has the changes that were missed")
+        sentence = f"{server} no longer has the changes that were missed"
+        return Problem(Remedy.EXPIRED, sentence, asked=f"{asked.resource}: {asked.verb}")
     return Problem(
         _remedy(status, body),
-        f"{server} answered {status} ({_reason(status, answer)})",
+        f"{server} answered {status} ({reason_of(status, answer)})",
         _retry_after(headers, answer),
+        f"{asked.resource}: {asked.verb}",
+    )
+
+
+def told(problems: Iterable[Problem], resources: int) -> str:
+    """What is wrong with some of so many resources: each sentence once, after what it is about."""
+    about: dict[str, list[str]] = {}
+    for problem in problems:
+        about.setdefault(problem.sentence, []).append(problem.asked or "")
+    return "; ".join(
+        sentence if len(asked) == resources or not all(asked) else f"{', '.join(asked)}: {sentence}"
+        for sentence, asked in about.items()
     )
 
 
@@ -106,17 +120,10 @@ def _remedy(status: int, body: bytes) -> Remedy:
     return Remedy.RELIST
 
 
-def _reason(status: int, answer: Mapping[str, object]) -> str:
-    reason = text(answer.get("reason"))
-    if reason is not None and _REASON.fullmatch(reason):
-        return reason
-    return http.client.responses.get(status, "no reason given")
-
-
 def _not_permitted(message: str, asked: Asked) -> str:
-    user = _RBAC_USER.search(message)
-    told = f"not permitted: {asked.resource}: {asked.verb}"
-    return told if user is None else f"{told}, to {safe(user[1])}"
+    refusal = RBAC_REFUSAL.search(message)
+    what = f"not permitted: {asked.resource}: {asked.verb}"
+    return what if refusal is None else f"{what}, to {safe(refusal['user'])}"
 
 
 def _retry_after(headers: Mapping[str, str], answer: Mapping[str, object]) -> float | None:

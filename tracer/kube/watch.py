@@ -23,7 +23,7 @@ from urllib.parse import urlencode
 from tracer.kube.access import Access
 from tracer.kube.client import READ_SECONDS
 from tracer.kube.feed import Feed
-from tracer.kube.heap import uncollected
+from tracer.kube.heap import settled, uncollected
 from tracer.kube.line import Answer, Cut, Line
 from tracer.kube.names import Names, Record, Resource
 from tracer.kube.pod import mapping, read_pod, text
@@ -42,7 +42,10 @@ STEADY_SECONDS: Final = 5.0
 QUIET_SECONDS: Final = 1.0
 """A first failure that will be mended sooner than this is not worth a message."""
 MAX_OBJECTS: Final = 300_000
-"""Of one resource: six times what the largest supported cluster has of slices or services."""
+"""Of one resource: six times what the largest supported cluster has of slices or services.
+
+There is room for fewer in any case: see tracer.kube.names.ROOM, which counts them.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +153,7 @@ class Watcher:
             self.feed.troubled(problem)
             return 0.0  # the access lets nobody through until it can be reached
         if problem.remedy is Remedy.RENEW:
+            self.feed.troubled(problem)  # first: a credential plugin takes as long as it likes
             self._access.renew(self._generation)
         if problem.remedy in {Remedy.RELIST, Remedy.EXPIRED, Remedy.ASK}:
             self._version = None
@@ -176,6 +180,7 @@ class Watcher:
                 if page.position is None:
                     self._names.replace(self._resource, records)
             if page.position is None:
+                settled(again=self.feed.view.listed)
                 self.feed.listed()
                 return page.version
             position = page.position
@@ -206,9 +211,7 @@ class Watcher:
         """Adds to `records` what names follow from."""
         for item in items:
             record = self._collection.read(item)
-            if record is None or len(records) >= MAX_OBJECTS:
-                self.feed.passed_over += 1
-            else:
+            if record is not None and len(records) < MAX_OBJECTS:
                 records.append(self._names.same(self._resource, record))
 
     def _look_back(self) -> None:
@@ -264,21 +267,16 @@ class Watcher:
             self._change(kind == "DELETED", document, text(metadata.get("name")))
         elif not isinstance(kind, str):
             raise Trouble(Problem(Remedy.RETRY, f"{self._access.client.server} sent no event"))
-        elif kind != "BOOKMARK":
-            self.feed.passed_over += 1
         self._version = text(metadata.get("resourceVersion")) or self._version
 
     def _change(self, deleted: bool, document: object, name: str | None) -> None:
         record = None if deleted else self._collection.read(document)
         if record is not None:
             self._names.put(self._resource, record)
-        elif name is None:
-            self.feed.passed_over += 1
-        else:
+        elif name is not None:
             # Also what was modified so that no name follows from it any longer.
             namespace = text(mapping(mapping(document).get("metadata")).get("namespace")) or ""
             self._names.remove(self._resource, namespace, name)
-            self.feed.passed_over += not deleted
 
     def _error(self, status: object) -> Problem:
         """An ERROR event: its object is the Status that an answer would have had."""

@@ -1,12 +1,15 @@
 """Changes as lines for people: one line a change, aligned, and fit for grep.
 
-    13:02:11.402 STUCK 10.4.7.21:41822 -> 52.94.10.112:443 (external)   1.0s 2 SYNs  next 1.0s ...
-    13:02:14.402 END   10.4.7.21:41822 -> 52.94.10.112:443 (external)   4.0s 5 SYNs  aborted ...
+    13:02:11.402 STUCK 10.4.7.21:41822 -> 10.96.0.10:5432 (VPC/internal, service shop/db:5432 0/1
+        ready -> 10.4.100.50:5432)   1.0s 2 SYNs  next 1.0s  psql[4123]  netns 4026532201
+        pod shop/web-0[php] (by cache)
+    13:02:14.402 END   10.4.7.21:41830 -> 52.94.10.112:443 (external)   4.0s 5 SYNs  aborted ...
 
-When, what, from where to where, age, SYNs sent, what comes next or how it ended, process, network
-namespace, and the pod's uid where it is known; "?" is unknown. An address longer than its column
-pushes the rest to the right; nothing is ever cut. Times are local. Lines of the
-tracer itself begin with "--", so that `grep -v '^--'` leaves the changes.
+When, what, from where to where (the destination's scope, its name, and where it is sent), age, SYNs
+sent, what comes next or how it ended, process, network namespace, and whose it is: a pod with its
+container and who told the name, or a systemd unit of the node; "?" is unknown. What is longer than
+its column pushes the rest to the right; nothing is ever cut, nor broken as above. Times are local.
+Lines of the tracer itself begin with "--", so that `grep -v '^--'` leaves the changes.
 """
 
 from __future__ import annotations
@@ -180,9 +183,11 @@ class LinesSink:
     def _names(self, health: Health) -> list[str]:
         """Where names come from, when that is news."""
         told = names(health.kube)
-        if told == self._told_names or health.kube.state is KubeState.CONNECTING:
+        # A remark on names that are up to date may count, and a count that moves is no news.
+        gist = _NUMBER.sub("", told) if health.kube.state is KubeState.SYNCED else told
+        if gist == self._told_names or health.kube.state is KubeState.CONNECTING:
             return []
-        self._told_names = told
+        self._told_names = gist
         if not told:
             return ["-- names: from the API server, up to date"]
         return [self._paint(f"-- {told}", "yellow")]

@@ -6,7 +6,7 @@ import io
 from collections import Counter
 from dataclasses import dataclass, field
 
-from tracer.model import ChangeKind, Endpoint, Outcome, Report
+from tracer.model import ChangeKind, Destination, Endpoint, Outcome, Report
 from tracer.sinks.wording import MAX_MEMBERS, endpoint, members, outcomes, tag
 
 MAX_DESTINATIONS = 1_000
@@ -17,9 +17,9 @@ SHOWN_DESTINATIONS = 10
 
 @dataclass(slots=True)
 class _Tally:
-    """What happened at one destination."""
+    """What happened at one destination, by what was known of it last."""
 
-    tag: str = ""
+    known: Destination | None = None
     stuck: int = 0
     ended: Counter[Outcome] = field(default_factory=Counter)
     netns: set[int] = field(default_factory=set)
@@ -39,9 +39,10 @@ class Summary:
         tally = self._tallies.get(destination)
         if tally is None:
             if len(self._tallies) < MAX_DESTINATIONS:
-                tally = self._tallies[destination] = _Tally(tag=tag(report.destination))
+                tally = self._tallies[destination] = _Tally()
             else:
                 tally = self._other
+        tally.known = report.destination
         if report.change.kind is ChangeKind.STUCK:
             tally.stuck += 1
         elif report.change.kind is ChangeKind.END and attempt.outcome is not None:
@@ -67,7 +68,7 @@ class Summary:
             reverse=True,
         )
         rows = [
-            (f"{endpoint(destination)} ({tally.tag})", tally)
+            (f"{endpoint(destination)}{f' ({tag(tally.known)})' if tally.known else ''}", tally)
             for destination, tally in ranked[:SHOWN_DESTINATIONS]
         ]
         if self._other.stuck or self._other.ended:

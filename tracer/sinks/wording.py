@@ -35,6 +35,12 @@ MAX_MEMBERS = 100
 _IMPLIED = {Outcome.REFUSED: errno.ECONNREFUSED, Outcome.TIMED_OUT: errno.ETIMEDOUT}
 """The error that the outcome's own word says already."""
 
+_OTHERS_THERE = {
+    Kind.NODE: " or a hostNetwork pod on it",
+    Kind.SERVICE: " or another service with this address",
+    Kind.POD: " or another pod, or a node's own address",
+}
+
 
 def known(value: object) -> str:
     return "?" if value is None else safe(str(value))
@@ -53,21 +59,30 @@ def tag(destination: Destination) -> str:
 def name(destination: Destination) -> str:
     """What a destination is called, empty where it has no name.
 
-    Of the endpoints of a service it is told how many are ready, which may well be the reason.
+    Of the endpoints of a service it is told how many are ready, which may well be the reason. What
+    is no longer kept up to date is told with its time, and not called out.
     """
     if destination.name is None:
         return ""
     called = safe(destination.name)
     if destination.kind is Kind.ADDRESS:
         return called
+    as_of_ns, ready = destination.names_wall_ns, destination.endpoints
+    told = f"{destination.kind} {called}"
+    if ready is not None and ready.total:
+        told += f" {ready.ready}/{ready.total} ready"
+    elif ready is not None:
+        told += " WITHOUT ENDPOINTS" if as_of_ns is None else " without endpoints"
     if destination.ambiguous:
-        return f"{destination.kind} {called} or a hostNetwork pod on it"
-    ready = destination.endpoints
-    if ready is None:
-        return f"{destination.kind} {called}"
-    if not ready.total:
-        return f"{destination.kind} {called} WITHOUT ENDPOINTS"
-    return f"{destination.kind} {called} {ready.ready}/{ready.total} ready"
+        told += _OTHERS_THERE[destination.kind]
+    return told if as_of_ns is None else f"{told} (as of {_recent_time(as_of_ns)})"
+
+
+def _recent_time(wall_ns: int) -> str:
+    """HH:MM:SS, with the date where it is not today's."""
+    local = time.localtime(wall_ns // NANOSECONDS)
+    today = local[:3] == time.localtime()[:3]
+    return time.strftime("%H:%M:%S" if today else "%Y-%m-%d %H:%M:%S", local)
 
 
 def route(asked: Endpoint, destination: Destination) -> str:
@@ -141,15 +156,17 @@ def message(event: Lifecycle) -> list[str]:
 
 
 def names(kube: KubeHealth) -> str:
-    """Where names come from, where they do not all come fresh from the API server; else empty."""
-    if kube.state in {KubeState.OFF, KubeState.SYNCED}:
+    """Where names come from, where they do not all come fresh from the API server, or what is short
+    of perfect; else empty. Not for CONNECTING, while there is nothing to say.
+    """
+    if kube.state is KubeState.OFF:
         return ""
+    if kube.state is KubeState.SYNCED:
+        return f"names: {safe(kube.message)}" if kube.message else ""
     if kube.names_wall_ns is None:
         known_from = "pods are named by what this node knows"
     else:
         known_from = f"as of {date_and_time(kube.names_wall_ns)}"
-    if kube.state is KubeState.CONNECTING:
-        return f"names: the API server was not heard yet; {known_from}"
     return f"names: {safe(kube.message or 'incomplete')}; {known_from}"
 
 
@@ -160,9 +177,20 @@ def totals(health: Health) -> str:
         f"connects {known(rates.started)} begun, {known(rates.established)} established at once"
     )
     return (
-        f"became stuck {health.became_stuck}, ended: {outcomes(health.outcomes)}; {connects};"
+        f"became stuck {health.became_stuck}, ended: {outcomes(health.outcomes)};"
+        f"{_not_shown(health)} {connects};"
         f"{_crosscheck(health)} losses: {losses(health.losses) or 'none'}"
     )
+
+
+def _not_shown(health: Health) -> str:
+    """Attempts that no line tells of; nothing where there are none."""
+    withheld, own = "", ""
+    if health.withheld:
+        withheld = f" not shown, since their pod's name or labels are not known: {health.withheld};"
+    if health.own_connects:
+        own = f" its own connects to the API server: {health.own_connects};"
+    return withheld + own
 
 
 def _crosscheck(health: Health) -> str:
