@@ -147,6 +147,7 @@ static __always_inline void attempt_retransmits(u64 sk, struct attempt *a)
 	struct event event = {.kind = EVENT_RETRANSMIT, .time_ns = bpf_ktime_get_ns()};
 	u32 seen = a->timeouts + 1;
 
+	a->isn = sock_isn(sk);
 	a->retransmissions = sock_total_retrans(sk);
 	a->timeouts = seen > a->retransmissions ? seen : a->retransmissions;
 	/* Where timeouts went unseen, what passed since the last one is more than one interval. */

@@ -22,6 +22,7 @@ struct attempt {
 	u32 retransmissions; /* SYNs sent again: fewer, where the kernel still holds the first one */
 	u32 segs_out_start;  /* tcp_sock.segs_out when the attempt began */
 	s32 reported_error;  /* errno delivered to the socket before it left SYN_SENT */
+	u32 isn;             /* sequence number of the SYN; 0: not known, or one in 4 billion */
 	u16 family;          /* AF_INET or AF_INET6, of the socket */
 	u16 sport;           /* host byte order; 0: not chosen yet */
 	u16 dport;           /* host byte order */
@@ -31,7 +32,7 @@ struct attempt {
 	u8 daddr[16];
 	char comm[COMM_LEN];
 	u8 retransmitted; /* 1: counted in counters.retransmitted */
-	u8 pad[3];
+	u8 pad[7];
 };
 
 enum event_kind {

@@ -3,6 +3,8 @@
 #ifndef SYNSENT_MAPS_H
 #define SYNSENT_MAPS_H
 
+#include "count.h"
+
 /* Attempts in SYN_SENT, keyed by socket address. Full: the attempt is counted in `untracked`
  * and found by its first retransmission, or by the next cross-check. */
 BPF_HASH(attempts, u64, struct attempt, MAX_ATTEMPTS);
@@ -23,13 +25,5 @@ static __always_inline struct counters *this_cpu(void)
 
 	return counters.lookup(&zero);
 }
-
-/* Atomic: a softirq may interrupt this CPU between load and store, and a count must be exact. */
-#define COUNT(member)                                                                                                  \
-	do {                                                                                                           \
-		struct counters *counters_ = this_cpu();                                                               \
-		if (counters_)                                                                                         \
-			__sync_fetch_and_add(&counters_->member, 1);                                                   \
-	} while (0)
 
 #endif

@@ -3,10 +3,8 @@
 #ifndef SYNSENT_MIRROR_H
 #define SYNSENT_MIRROR_H
 
-#define SAME_SIZE(name) _Static_assert(sizeof(struct name) == MIRROR_SIZE_##name, "wire.py: size of " #name)
-#define SAME_OFFSET(name, member)                                                                                      \
-	_Static_assert(__builtin_offsetof(struct name, member) == MIRROR_##name##_##member,                            \
-		       "wire.py: offset of " #name "." #member)
+#define MIRROR "wire.py"
+#include "same.h"
 
 SAME_SIZE(attempt);
 SAME_SIZE(event);
@@ -25,6 +23,7 @@ SAME_OFFSET(attempt, timeouts);
 SAME_OFFSET(attempt, retransmissions);
 SAME_OFFSET(attempt, segs_out_start);
 SAME_OFFSET(attempt, reported_error);
+SAME_OFFSET(attempt, isn);
 SAME_OFFSET(attempt, family);
 SAME_OFFSET(attempt, sport);
 SAME_OFFSET(attempt, dport);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
-/* Reads of kernel objects at the offsets that user space took from the kernel's BTF (-DOFF_...).
+/* Reads of a TCP socket.
  *
  * Members that every kernel has are required. Where a kernel lacks one of the others, its macro is
  * absent and the answer is "unknown".
@@ -7,18 +7,7 @@
 #ifndef SYNSENT_SOCK_H
 #define SYNSENT_SOCK_H
 
-#define READ_MEMBER(type, base, offset)                                                                                \
-	({                                                                                                             \
-		type member_ = 0;                                                                                      \
-		bpf_probe_read_kernel(&member_, sizeof(member_), (void *)((u64)(base) + (offset)));                    \
-		member_;                                                                                               \
-	})
-
-/* Inode of the socket's network namespace. */
-static __always_inline u32 sock_netns(u64 sk)
-{
-	return READ_MEMBER(u32, READ_MEMBER(u64, sk, OFF_SOCK_NET), OFF_NET_INUM);
-}
+#include "read.h"
 
 static __always_inline bool sock_is_tcp(u64 sk)
 {
@@ -59,6 +48,18 @@ static __always_inline u32 sock_segs_out(u64 sk)
 static __always_inline u32 sock_total_retrans(u64 sk)
 {
 	return READ_MEMBER(u32, sk, OFF_TCP_TOTAL_RETRANS);
+}
+
+/* Sequence number of the socket's SYN, for as long as nothing has acknowledged it. */
+static __always_inline u32 sock_isn(u64 sk)
+{
+	return READ_MEMBER(u32, sk, OFF_TCP_SND_UNA);
+}
+
+/* The same while tcp_connect() is about to build the SYN: snd_una is set within. */
+static __always_inline u32 sock_next_isn(u64 sk)
+{
+	return READ_MEMBER(u32, sk, OFF_TCP_WRITE_SEQ);
 }
 
 /* How often the kernel doubled the retransmission interval. */

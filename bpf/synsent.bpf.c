@@ -106,13 +106,15 @@ int on_error_report(struct bpf_raw_tracepoint_args *ctx)
 	return 0;
 }
 
-/* tcp_connect(sk) is reached once the port is chosen and a route is known. */
+/* tcp_connect(sk) is reached once port and sequence number are chosen and a route is known. */
 int on_tcp_connect(struct pt_regs *ctx)
 {
 	u64 sk = PT_REGS_PARM1(ctx);
 	struct attempt *known = attempts.lookup(&sk);
 
-	if (known)
+	if (known) {
 		known->sport = sock_port(sk);
+		known->isn = sock_next_isn(sk);
+	}
 	return 0;
 }

@@ -37,6 +37,7 @@ missing_packages() {
 	has_bcc || echo python3-bpfcc
 	command -v ip >/dev/null || echo iproute2
 	command -v iptables >/dev/null || echo iptables
+	command -v nft >/dev/null || echo nftables
 	# The kernel tests look from outside at what is loaded, and run programs in namespaces.
 	command -v bpftool >/dev/null || echo bpftool
 	command -v netstat >/dev/null || echo net-tools

@@ -10,7 +10,10 @@ from pathlib import Path
 import pytest
 
 KERNEL_TESTS = Path(__file__).parent / "kernel"
-NEEDED_PROGRAMS = ("bpftool", "ip", "iptables", "ip6tables", "nsenter", "setpriv", "unshare")
+NEEDED_PROGRAMS = (
+    *("bpftool", "ip", "iptables", "ip6tables", "nft"),
+    *("nsenter", "setpriv", "unshare"),
+)
 
 # Set by CI services. A machine that is meant to run everything must not skip in silence.
 SKIPS_FAIL = os.environ.get("CI") == "true"

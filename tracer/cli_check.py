@@ -23,7 +23,8 @@ _FORMATS: Final = ("text", "json", "jsonl", "markdown")
 _VIA: Final = ("auto", "node", "exec")
 
 _DESCRIPTION: Final = """\
-Looks once for connections in SYN_SENT, says where to, and what to check next.
+Looks once for connections in SYN_SENT, says where to, on the node also why (as far as one look
+tells), and what to check next.
 """
 _EPILOG: Final = """\
 --report DIR writes the whole answer into a new directory, which appears once it is complete:

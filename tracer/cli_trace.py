@@ -121,6 +121,11 @@ def _parser() -> Parser:
         metavar="SECONDS",
         help="compare BPF with the kernel's socket table this often (default 10; 0 is off)",
     )
+    how.add_argument(
+        "--no-evidence",
+        action="store_true",
+        help="do not look for where stuck handshakes die: no probe of drops, no look-ups",
+    )
     how.add_argument("--duration", metavar="SECONDS", help="end after this time")
     show = parser.add_argument_group("what to show")
     show.add_argument(
@@ -228,6 +233,7 @@ def settings_from(arguments: Sequence[str], environment: Mapping[str, str]) -> S
         pods=_pods(pods),
         namespaces=_namespaces(namespaces, options.label("namespace")),
         selector=_selector(selector, options.label("selector")),
+        evidence=not options.flag("no_evidence"),
         kube=not options.flag("no_kube"),
         kubeconfig=options.text("kubeconfig"),
         cache_dir=_cache_dir(options.text("cache_dir"), environment),

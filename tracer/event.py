@@ -70,6 +70,7 @@ def attempt_record(report: Report, node: str) -> Record:
             "type": errno_name(attempt.errno),
             "soft_type": errno_name(attempt.soft_errno),
         },
+        "verdict": _verdict_record(report),
         "detected_by": attempt.detected_by.value,
     }
 
@@ -119,6 +120,26 @@ def _nat_record(nat: Nat | None) -> Record:
         "destination": {"address": nat.destination.address, "port": nat.destination.port},
         "state": nat.state,
         "replied": nat.replied,
+    }
+
+
+def _verdict_record(report: Report) -> Record:
+    verdict = report.verdict
+    if verdict is None:
+        return {"cause": None, "confidence": None, "summary": None, "evidence": []}
+    to_wall_ns = report.wall_ns - report.change.time_ns
+    return {
+        "cause": verdict.cause.value,
+        "confidence": verdict.confidence.value,
+        "summary": verdict.summary,
+        "evidence": [
+            {
+                "kind": piece.kind,
+                "summary": piece.summary,
+                "time": None if piece.at_ns is None else timestamp(piece.at_ns + to_wall_ns),
+            }
+            for piece in verdict.evidence
+        ],
     }
 
 

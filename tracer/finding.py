@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from tracer.model import Destination, Endpoint, Flow, PodIdentity, Process
+from tracer.facts import Facts
+from tracer.model import (
+    Cause,
+    Confidence,
+    Destination,
+    Endpoint,
+    Flow,
+    PodIdentity,
+    Process,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,15 +39,56 @@ class Rung:
     reason: str
 
 
+RowKey = tuple[str | None, Endpoint]
+"""What a row is of: a pod's label (None: of no known pod), and where to."""
+
+
+@dataclass(frozen=True, slots=True)
+class Clue:
+    """One piece of what a verdict rests on, worded for people; see model.Evidence.
+
+    `wall_ns` is when it was so, by the clock that a report's reader has too; None: not known.
+    """
+
+    kind: str
+    summary: str
+    wall_ns: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """Why the connections of a row do not answer, as far as one look tells; see model.Verdict.
+
+    `facts` are what it follows from: of a look just now alone, they are in no report.
+    """
+
+    pod: str | None
+    destination: Endpoint
+    cause: Cause
+    confidence: Confidence
+    summary: str
+    evidence: tuple[Clue, ...] = ()
+    facts: Facts | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def key(self) -> RowKey:
+        return self.pod, self.destination
+
+    @property
+    def known(self) -> bool:
+        return self.cause is not Cause.UNKNOWN
+
+
 @dataclass(frozen=True, slots=True)
 class CheckResult:
     """The whole answer of a check.
 
-    target   what was looked at, for people ("node node-1", "pod shop/cart-0")
-    method   what collected the connections ("sock_diag", "ss", "file a.txt")
-    tried    better ways that did not work
-    notes    what could not be seen or read
-    wall_ns  when it was collected, nanoseconds since the epoch
+    target    what was looked at, for people ("node node-1", "pod shop/cart-0")
+    method    what collected the connections ("sock_diag", "ss", "file a.txt")
+    tried     better ways that did not work
+    notes     what could not be seen or read
+    wall_ns   when it was collected, nanoseconds since the epoch
+    verdicts  of the first rows, in their order; of none where nobody could look
     """
 
     target: str
@@ -48,6 +98,7 @@ class CheckResult:
     findings: tuple[Finding, ...]
     tried: tuple[Rung, ...] = ()
     notes: tuple[str, ...] = ()
+    verdicts: tuple[Judged, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +118,10 @@ class Row:
     endpoint: Endpoint
     destination: Destination
     findings: tuple[Finding, ...]
+
+    @property
+    def key(self) -> RowKey:
+        return self.pod.label if self.pod is not None else None, self.endpoint
 
     @property
     def count(self) -> int:
@@ -103,7 +158,7 @@ def by_destination(findings: Sequence[Finding]) -> list[tuple[Endpoint, Destinat
 
 def rows(findings: Sequence[Finding]) -> list[Row]:
     """One row per pod and destination, most connections first."""
-    groups: dict[tuple[str | None, Endpoint], list[Finding]] = {}
+    groups: dict[RowKey, list[Finding]] = {}
     for finding in findings:
         label = finding.pod.label if finding.pod is not None else None
         groups.setdefault((label, finding.flow.destination), []).append(finding)

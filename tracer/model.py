@@ -230,7 +230,8 @@ class Attempt:
     `stuck_ns` is when it became stuck: the first SYN retransmission, or the threshold's passing.
     `syns_sent` counts the first SYN too, `backoff` how often the kernel doubled the interval
     between two of them. `errno` is the socket's error at the end, `soft_errno` an ICMP error that
-    did not end it.
+    did not end it. `isn` is the SYN's sequence number: what names its packets even where addresses
+    and ports are translated.
     """
 
     id: str
@@ -249,6 +250,7 @@ class Attempt:
     ended_ns: int | None = None
     errno: int | None = None
     soft_errno: int | None = None
+    isn: int | None = None
 
     @property
     def stuck(self) -> bool:
@@ -262,11 +264,58 @@ class Attempt:
         return max(0, end - self.started_ns) / NANOSECONDS
 
 
+class Cause(StrEnum):
+    """Where the handshake died."""
+
+    DROPPED_HERE = "dropped-here"
+    REPLY_DROPPED_HERE = "reply-dropped-here"
+    REFUSED = "refused"
+    REFUSED_BY_FIREWALL = "refused-by-firewall"
+    UNREACHABLE = "unreachable"
+    NO_NEIGHBOUR = "no-neighbour"
+    NO_REPLY = "no-reply"
+    LISTENER_OVERLOADED = "listener-overloaded"
+    SERVICE_WITHOUT_ENDPOINTS = "service-without-endpoints"
+    STALE_NAT = "stale-nat"
+    PORT_EXHAUSTION = "port-exhaustion"
+    CONNTRACK_FULL = "conntrack-full"
+    NETWORK_POLICY = "network-policy"
+    APPLICATION_GAVE_UP = "application-gave-up"
+    SLOW = "slow"
+    UNKNOWN = "unknown"
+
+
+class Confidence(StrEnum):
+    HIGH = "high"
+    MEDIUM = "medium"
+    LOW = "low"
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """One piece of what a verdict rests on, worded for people. `kind` names the kind of fact."""
+
+    kind: str
+    summary: str
+    at_ns: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Where the handshake died, how sure that is, in one sentence, and on what it rests."""
+
+    cause: Cause
+    confidence: Confidence
+    summary: str
+    evidence: tuple[Evidence, ...] = ()
+
+
 class ChangeKind(StrEnum):
     """What happened to an attempt; the value is the JSONL event's name."""
 
     STUCK = "attempt.stuck"
     RETRANSMIT = "attempt.retransmit"
+    EVIDENCE = "attempt.evidence"
     END = "attempt.end"
 
 
@@ -290,6 +339,7 @@ class Report:
     age_seconds: float | None
     next_retry_seconds: float | None
     pod: PodIdentity | None = None
+    verdict: Verdict | None = None
 
 
 class TransitionKind(Enum):
@@ -305,7 +355,7 @@ class Transition:
     """One record of a stream. `key` names the socket for as long as it lives.
 
     `new_state`, `errno`, `soft_errno` and `no_syn_sent` belong to END alone. `errno` 0 means that
-    the kernel had no error on the socket.
+    the kernel had no error on the socket. `isn` is the SYN's sequence number.
     """
 
     kind: TransitionKind
@@ -322,6 +372,7 @@ class Transition:
     errno: int = 0
     soft_errno: int = 0
     no_syn_sent: bool = False
+    isn: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -379,6 +430,7 @@ class Losses:
     unseen_ends      attempts of which the kernel skipped the probe that sees the end
     queue_full       records user space had no room for
     undecodable      records that made no sense
+    evidence         attempts and drops that the probe of drops had no room for
     table_full       attempts the tracker had no room for
     output_dropped   events that could not be recorded
     lines_not_shown  lines that a slow terminal had no room for; the events are recorded elsewhere
@@ -389,6 +441,7 @@ class Losses:
     unseen_ends: int = 0
     queue_full: int = 0
     undecodable: int = 0
+    evidence: int = 0
     table_full: int = 0
     output_dropped: int = 0
     lines_not_shown: int = 0

@@ -1,7 +1,8 @@
 """The answer of a check as one JSON object, and back: the two sides of report.json.
 
-What is written can be read again without loss, but for times, which are rounded to milliseconds,
-and for what would make it larger than is read: then a note says how many connections are in it.
+What is written can be read again without loss, but for durations, which are rounded to
+milliseconds, for the facts behind a verdict, and for what would make it larger than is read: then a
+note says how many connections are in it.
 What follows from something else in it (destinations, advice, tags, the number found) is for the
 reader's convenience, and is not read back.
 """
@@ -22,8 +23,10 @@ from typing import Any, Final, TypeVar
 from tracer import __version__
 from tracer.errors import InputError
 from tracer.event import destination_record, pod_record, timestamp
-from tracer.finding import CheckResult, Finding, Rung, Step, by_destination
+from tracer.finding import CheckResult, Clue, Finding, Judged, Rung, Step, by_destination
 from tracer.model import (
+    Cause,
+    Confidence,
     Destination,
     Endpoint,
     Endpoints,
@@ -45,6 +48,10 @@ MAX_REPORT_BYTES: Final = 256 << 20
 
 _ROOM: Final = 1_000
 """Bytes for two notes more, and for what stands between the members."""
+MOST_VERDICTS: Final = 1_000
+MOST_EVIDENCE: Final = 100
+"""Of one report, and of one of its verdicts: far more than is written, so that a later release may
+write more. More than that is no report."""
 _PART_OF_SUMMARY: Final = 4
 """The part of a report that its destinations may take: each is less than half of a connection."""
 
@@ -76,6 +83,7 @@ def document(result: CheckResult, steps: Sequence[Step]) -> Iterator[str]:
         "found": len(result.findings),
     }
     tail = {
+        "verdicts": [_verdict_record(one) for one in result.verdicts],
         "advice": [
             {"title": step.title, "reason": step.reason, "commands": list(step.commands)}
             for step in steps
@@ -127,6 +135,24 @@ def _destinations(result: CheckResult) -> Iterator[dict[str, object]]:
             "tag": what.scope.tag,
             "count": count,
         }
+
+
+def _verdict_record(one: Judged) -> dict[str, object]:
+    return {
+        "pod": one.pod,
+        "destination": _endpoint(one.destination),
+        "cause": one.cause.value,
+        "confidence": one.confidence.value,
+        "summary": one.summary,
+        "evidence": [
+            {
+                "kind": clue.kind,
+                "summary": clue.summary,
+                "time": None if clue.wall_ns is None else timestamp(clue.wall_ns),
+            }
+            for clue in one.evidence
+        ],
+    }
 
 
 def finding_record(finding: Finding) -> dict[str, object]:
@@ -215,6 +241,30 @@ def result_from(whole: object) -> CheckResult:
         findings=report["connections"].each(_finding),
         tried=report["tried"].each(lambda one: Rung(one["method"].text(), one["reason"].text())),
         notes=report["notes"].each(_Value.text),
+        # Earlier releases wrote none.
+        verdicts=report["verdicts"].each(_verdict, MOST_VERDICTS) if "verdicts" in report else (),
+    )
+
+
+def _verdict(record: _Value) -> Judged:
+    destination = record["destination"]
+    return Judged(
+        pod=record["pod"].text_or_none(),
+        destination=Endpoint(
+            destination["address"].ip_address(), destination["port"].integer_or_none(0, 65_535)
+        ),
+        cause=record["cause"].among({cause.value: cause for cause in Cause}),
+        confidence=record["confidence"].among({one.value: one for one in Confidence}),
+        summary=record["summary"].text(),
+        evidence=record["evidence"].each(_clue, MOST_EVIDENCE),
+    )
+
+
+def _clue(record: _Value) -> Clue:
+    return Clue(
+        kind=record["kind"].text(),
+        summary=record["summary"].text(),
+        wall_ns=None if record["time"].is_none() else _wall_ns(record["time"]),
     )
 
 
@@ -336,10 +386,15 @@ class _Value:
             raise _Damaged(f"{path} is missing")
         return _Value(self._value[key], path)
 
-    def each(self, read: Callable[[_Value], _Read]) -> tuple[_Read, ...]:
-        """What `read` makes of the members of a list."""
+    def __contains__(self, key: str) -> bool:
+        return isinstance(self._value, dict) and key in self._value
+
+    def each(self, read: Callable[[_Value], _Read], most: int | None = None) -> tuple[_Read, ...]:
+        """What `read` makes of the members of a list, of which there may be `most`."""
         if not isinstance(self._value, list):
             raise self.damaged("is not a list")
+        if most is not None and len(self._value) > most:
+            raise self.damaged(f"has more than {most} members")
         return tuple(
             read(_Value(one, f"{self._path}[{index}]")) for index, one in enumerate(self._value)
         )
@@ -379,15 +434,15 @@ class _Value:
             return float(value)
         raise self.damaged("is not a number of seconds")
 
-    def ip_address(self, family: int) -> str:
-        """An address in text form and without a zone, of that family."""
+    def ip_address(self, family: int | None = None) -> str:
+        """An address in text form and without a zone, of that family; None: of either."""
         text = self.text()
         # What follows a % may be anything, and would end up in commands to copy.
         if "%" not in text:
             with suppress(ValueError):
-                if ip_address(text).version == family:
+                if ip_address(text).version in (_FAMILIES.values() if family is None else {family}):
                     return text
-        raise self.damaged(f"is not an IPv{family} address")
+        raise self.damaged(f"is not an IP{'' if family is None else f'v{family}'} address")
 
     def among(self, allowed: dict[str, _Read]) -> _Read:
         """What the text stands for."""

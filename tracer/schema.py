@@ -16,7 +16,9 @@ from dataclasses import dataclass
 from functools import partial
 
 from tracer.model import (
+    Cause,
     ChangeKind,
+    Confidence,
     Kind,
     KubeState,
     LifecycleKind,
@@ -48,6 +50,16 @@ _RFC3339 = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{6}Z$"
 
 
 @dataclass(frozen=True, slots=True)
+class Member:
+    """One key of the objects in an array."""
+
+    key: str
+    types: tuple[str, ...]
+    description: str
+    pattern: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Field:
     """One field of an event.
 
@@ -60,7 +72,7 @@ class Field:
     minimum      the smallest value of a number
     maximum      the largest value of a number
     pattern      a regular expression for a text
-    Arrays hold strings.
+    members      keys of the objects of an array; without, it holds strings
     """
 
     key: str
@@ -72,6 +84,7 @@ class Field:
     minimum: int | None = None
     maximum: int | None = None
     pattern: str | None = None
+    members: tuple[Member, ...] | None = None
 
 
 _every = partial(Field, events=ALL_EVENTS)
@@ -261,6 +274,29 @@ FIELDS: tuple[Field, ...] = (
         "An ICMP error that did not end the attempt, such as EHOSTUNREACH; null for none.",
     ),
     _attempt(
+        "verdict.cause",
+        _TEXT,
+        "Where the handshake died; null: not judged yet.",
+        enum=tuple(cause.value for cause in Cause),
+    ),
+    _attempt(
+        "verdict.confidence",
+        _TEXT,
+        "How sure that is.",
+        enum=tuple(confidence.value for confidence in Confidence),
+    ),
+    _attempt("verdict.summary", _TEXT, "The verdict in one sentence."),
+    _attempt(
+        "verdict.evidence",
+        ("array",),
+        "What the verdict rests on, the deciding piece first; then what else is known.",
+        members=(
+            Member("kind", _STRING, "What kind of fact it is: drop, icmp, route, neighbour ..."),
+            Member("summary", _STRING, "The fact in words."),
+            Member("time", _TEXT, "When it was seen: RFC 3339, UTC, microseconds.", _RFC3339),
+        ),
+    ),
+    _attempt(
         "detected_by",
         _STRING,
         "The source that observed the attempt; text: what another program printed.",
@@ -289,6 +325,10 @@ FIELDS: tuple[Field, ...] = (
     ),
     _total("tracer.losses.queue_full", description="Records user space had no room for."),
     _total("tracer.losses.undecodable", description="Records that made no sense."),
+    _total(
+        "tracer.losses.evidence",
+        description="Attempts and drops that the probe of drops had no room for.",
+    ),
     _total("tracer.losses.table_full", description="Attempts the tracker had no room for."),
     _total("tracer.losses.output_dropped", description="Events that could not be recorded."),
     _total(
@@ -409,6 +449,24 @@ def _object_schema(
     }
 
 
+def _items_schema(members: Sequence[Member] | None) -> dict[str, object]:
+    if members is None:
+        return {"type": "string"}
+    return {
+        "type": "object",
+        "additionalProperties": False,
+        "required": [member.key for member in members],
+        "properties": {
+            member.key: {
+                "description": member.description,
+                "type": list(member.types),
+                **({} if member.pattern is None else {"pattern": member.pattern}),
+            }
+            for member in members
+        },
+    }
+
+
 def _leaf_schema(field: Field) -> dict[str, object]:
     schema: dict[str, object] = {
         "description": field.description,
@@ -417,7 +475,7 @@ def _leaf_schema(field: Field) -> dict[str, object]:
     if field.enum is not None:
         schema["enum"] = [*field.enum, None] if "null" in field.types else list(field.enum)
     if "array" in field.types:
-        schema["items"] = {"type": "string"}
+        schema["items"] = _items_schema(field.members)
     bounds = {"minimum": field.minimum, "maximum": field.maximum, "pattern": field.pattern}
     return schema | {keyword: value for keyword, value in bounds.items() if value is not None}
 

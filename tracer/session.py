@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
+from tracer.enrich.cluster import ClusterView
 from tracer.enrich.destination import Destinations
 from tracer.enrich.nat import NatLookups
 from tracer.enrich.own import OwnConnects
@@ -17,7 +18,10 @@ from tracer.enrich.report import Reporter
 from tracer.enrich.scope import PodScope, ScopeFilter
 from tracer.enrich.service import NamedDestinations
 from tracer.errors import UsageError
+from tracer.evidence.investigator import Investigator
+from tracer.host.netns import host_path
 from tracer.host.nodepods import NodePods
+from tracer.host.pods import host_netns
 from tracer.host.process import ProcessTable
 from tracer.host.rights import in_host_pid_namespace
 from tracer.kube.informer import Informer
@@ -31,6 +35,7 @@ from tracer.model import (
     LifecycleKind,
     Losses,
     Rates,
+    Report,
 )
 from tracer.settings import Settings
 from tracer.sinks import Sink
@@ -85,6 +90,15 @@ class Session:
             Pods(settings.node_name, node, names, self._pods_wall_ns),
             self._nat,
         )
+        self._investigator: Investigator | None = None
+        if settings.evidence:
+            self._investigator = Investigator(
+                host_netns=host_netns(),
+                host_path=host_path(),
+                nat_of=self._nat.nat_of,
+                cluster=None if names is None else ClusterView(names),
+                sees_packets=self._sources.bpf is not None,
+            )
         self._own = OwnConnects(os.getpid(), as_the_kernel_counts=in_host_pid_namespace())
         self._scope: ScopeFilter | None = None
         self._presence: Presence | None = None
@@ -122,6 +136,8 @@ class Session:
             feed.start()
         # Last: what names cost to find is no reason for a trace to begin later.
         self._nat.start()
+        if self._investigator is not None:
+            self._investigator.start()
         if self._informer is not None:
             self._informer.start()
         try:
@@ -130,6 +146,8 @@ class Session:
             for feed in feeds:
                 feed.stop()
             self._take(self._inbox.get(0))
+            if self._investigator is not None:
+                self._investigator.stop()
             self._nat.stop()
             if self._informer is not None:
                 self._informer.stop()
@@ -190,12 +208,28 @@ class Session:
             if not changes:
                 continue
             reports = self._own.leave_out(self._reporter.reports(changes, offset))
-            if self._scope is not None:
-                reports = self._scope.filter(reports)
-            if not reports:
-                continue
-            for sink in self._sinks:
-                sink.write(reports)
+            if self._investigator is not None:
+                reports = self._investigator.note(reports)
+            self._write(reports)
+        self._write(self._verdicts())
+
+    def _verdicts(self) -> list[Report]:
+        """The verdicts that are new, each as an event of its attempt."""
+        if self._investigator is None:
+            return []
+        now, offset = time.monotonic_ns(), time.time_ns() - time.monotonic_ns()
+        return [
+            self._reporter.again(report, verdict, now, offset)
+            for report, verdict in self._investigator.news()
+        ]
+
+    def _write(self, reports: Sequence[Report]) -> None:
+        if self._scope is not None:
+            reports = self._scope.filter(reports)
+        if not reports:
+            return
+        for sink in self._sinks:
+            sink.write(reports)
 
     # --- what is said of the tracer itself -----------------------------------------------------
 
@@ -241,6 +275,8 @@ class Session:
             lacking = (*lacking, f"the cross-check, which has failed: {self._sweeps.failure}")
         if self._nat.lacking is not None:
             lacking = (*lacking, self._nat.lacking)
+        if self._investigator is not None:
+            lacking = (*lacking, *self._investigator.lacking)
         in_kernel = counters.get("added", 0) - counters.get("removed", 0)
         health = Health(
             backend=self._sources.backend,
@@ -257,6 +293,7 @@ class Session:
                 unseen_ends=counters.get("unseen_ends", 0),
                 queue_full=self._inbox.dropped,
                 undecodable=self._undecodable,
+                evidence=0 if self._investigator is None else self._investigator.lost,
                 table_full=tracker.table_full,
                 output_dropped=sum(sink.dropped for sink in self._sinks if sink.keeps_record),
                 lines_not_shown=sum(sink.dropped for sink in self._sinks if not sink.keeps_record),

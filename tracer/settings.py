@@ -22,7 +22,7 @@ class Limits:
 
     max_attempts    attempts followed at once, in the kernel and here: a SYN black hole holds
                     10,000; 65,536 take 9 MB of kernel memory
-    ring_bytes      ring buffer: 25,000 records, five seconds of a black hole's worst second
+    ring_bytes      ring buffer: 23,000 records, five seconds of a black hole's worst second
     queue_batches   batches between a source and the tracker
     """
 
@@ -43,6 +43,7 @@ class Settings:
     selector            label selector of the pods to trace, as kubectl takes it
     kube                ask the API server for names
     kubeconfig          how to reach it; None: as kubectl finds it
+    evidence            find out where stuck handshakes die, with probes that are attached meanwhile
     cache_dir           where names are kept for an outage of the API server; None: nowhere
     """
 
@@ -61,6 +62,7 @@ class Settings:
     kube: bool = True
     kubeconfig: str | None = None
     cache_dir: Path | None = None
+    evidence: bool = True
     jsonl: str | None = None
     plain: bool = False
     ready_file: Path | None = None

@@ -203,6 +203,7 @@ class Tracker:
             last_syn_ns=transition.last_syn_ns,
             next_retry_ns=transition.next_retry_ns,
             backoff=transition.backoff,
+            isn=transition.isn,
         )
 
     @staticmethod
@@ -217,6 +218,7 @@ class Tracker:
             last_syn_ns=transition.last_syn_ns or attempt.last_syn_ns,
             next_retry_ns=transition.next_retry_ns,
             backoff=transition.backoff,
+            isn=attempt.isn if transition.isn is None else transition.isn,
         )
 
     def _is_late(self, transition: Transition) -> bool:

@@ -79,11 +79,14 @@ class Stage:
         self._folder = folder
 
     def tracer(self, *pods: Namespace) -> Tracer:
-        """The program on the whole node; the cross-check runs often enough to interfere."""
+        """The program on the whole node; the cross-check runs often enough to interfere. What is
+        made of what it observes is test_verdicts.py's part.
+        """
         return Tracer(
             self._folder,
             *("--backend", self.backend),
             *("--crosscheck", "1"),
+            "--no-evidence",
             netns=[pod.inode for pod in pods],
         )
 

@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +29,10 @@ from tests.support.kube_exec import (
 )
 from tests.support.kube_server import status
 from tests.support.kubepods import kube_pod
-from tests.support.netns import Namespace, iptables, lone_pod
+from tests.support.netns import NOBODY_V4, Namespace, iptables, lone_pod
 from tests.support.nobody import as_nobody
+from tests.support.node import Deep, as_node, beyond, deep_pair, own_address
+from tests.support.sockets import listening, opened
 from tests.support.tracer import check_event, run_program
 from tests.support.wait import wait_until
 from tracer.check.context import Context
@@ -218,6 +220,165 @@ def test_a_namespace_that_ended_before_it_was_looked_into_is_not_ok() -> None:
         found = check_node(context, netns=frozenset({1, pod.inode}))
     assert found.target == f"node node-1, network namespace 1, {pod.inode}"
     assert "network namespace 1, which is gone" in found.notes
+
+
+def test_what_an_ordinary_user_may_not_look_up_is_said(tmp_path: Path) -> None:
+    with three_stuck() as (pod, _):
+        wait_until(lambda: pod.counter("TCPSynRetrans") >= 3, TCP_SECONDS, "a retransmission")
+        process = pod.popen(
+            [*as_nobody(tmp_path / "client"), sys.executable, "-c", CONNECT_AND_WAIT],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"\n"
+        before = pod.counter("TCPSynRetrans")
+        wait_until(lambda: pod.counter("TCPSynRetrans") >= before + 4, TCP_SECONDS, "another")
+        options = ("check", "--pid", str(process.pid))
+        done = run_program(*options, prefix=as_nobody(tmp_path / "check"))
+    assert "Why 1 of them does not answer is not known from one look" in done.stdout
+    assert "Not seen: routes, next hops and counters of namespaces: " in done.stdout
+    assert "Not seen: what connection tracking knows of them: " in done.stdout
+    assert done.returncode == 1
+
+
+# --- why, as far as one look tells ---------------------------------------------------------------
+
+TCP_SECONDS = 15
+PORT = 8443
+
+
+@pytest.fixture
+def resources() -> Iterator[ExitStack]:
+    with ExitStack() as stack:
+        yield stack
+
+
+@pytest.fixture
+def deep(resources: ExitStack) -> Deep:
+    """A node between two pods. Its kernel sends no ICMP, which would end an attempt at once."""
+    deep = resources.enter_context(deep_pair())
+    iptables(deep.node, "-A", "OUTPUT", "-p", "icmp", "-j", "DROP")
+    return deep
+
+
+def stuck(namespace: Namespace, address: str) -> Client:
+    """A connect that waits, of which a SYN was sent again."""
+    client = Client(namespace, address, PORT, "--hold")
+    client.wait_opened()
+    retransmitted(namespace)
+    return client
+
+
+def retransmitted(namespace: Namespace) -> None:
+    wait_until(lambda: namespace.counter("TCPSynRetrans") >= 1, TCP_SECONDS, "a SYN sent again")
+
+
+def check_on(deep: Deep, client: Client, *options: str) -> subprocess.CompletedProcess[str]:
+    prefix = as_node(deep.node, "to-client", "to-server")
+    done = run_program("check", "--pid", str(client.pid), *options, prefix=prefix)
+    assert done.returncode == 1, done.stdout + done.stderr
+    return done
+
+
+def verdict_on(deep: Deep, client: Client) -> dict[str, Any]:
+    return verdict_in(check_on(deep, client, "--format", "json").stdout)
+
+
+def verdict_in(output: str) -> dict[str, Any]:
+    (found,) = json.loads(output)["verdicts"]
+    told: dict[str, Any] = found
+    return told
+
+
+def test_a_dead_neighbour_is_found_while_the_connect_waits_and_told_by_its_report(
+    tmp_path: Path,
+) -> None:
+    report = tmp_path / "report"
+    with lone_pod() as pod:
+        iptables(pod, "-A", "OUTPUT", "-p", "icmp", "-j", "DROP")
+        client = Client(pod, NOBODY_V4, PORT, "--hold")
+        client.wait_opened()
+        wait_until(
+            lambda: "FAILED" in pod.run(["ip", "neigh", "show", NOBODY_V4]),
+            TCP_SECONDS,
+            "the neighbour to fail",
+        )
+        done = run_program("check", "--pid", str(client.pid), "--report", str(report))
+    assert done.stdout.startswith("[ISSUE] Found 1 connection(s) in SYN_SENT state ")
+    # Every SYN that is sent again asks for the neighbour again.
+    assert re.search(
+        r"^Why \(as far as one look tells\):\n"
+        rf"  \? -> {NOBODY_V4}:{PORT}: no-neighbour \((high|medium)\): The SYN .*\n"
+        rf"    next hop {NOBODY_V4} on eth0, .*: (FAILED|INCOMPLETE)$",
+        done.stdout,
+        re.MULTILINE,
+    ), done.stdout
+    assert f"ip neigh show {NOBODY_V4}" in done.stdout
+    told = verdict_in((report / "report.json").read_text())
+    assert told["evidence"][0]["kind"] == "neighbour"
+    assert told["evidence"][0]["time"] is not None
+    again = run_program("check", "--bundle", str(report)).stdout
+    assert why_in(again) == why_in(done.stdout)
+
+
+def why_in(output: str) -> str:
+    return output[output.index("Why (as far as") : output.index("\nLooked at ")]
+
+
+def test_a_full_backlog_of_a_listener_on_this_node_is_told(
+    deep: Deep, resources: ExitStack
+) -> None:
+    listening(deep.server, resources, deep.address, PORT, backlog=0)
+    opened(deep.client, resources, deep.address, PORT)
+    told = verdict_on(deep, stuck(deep.client, deep.address))
+    assert told["cause"] == "listener-overloaded", told
+    assert told["confidence"] in {"high", "medium"}
+    assert told["evidence"][0]["kind"] == "listener"
+    assert "accept queue 1 of 0" in told["evidence"][0]["summary"]
+
+
+@pytest.mark.parametrize("kind", ["blackhole", "unreachable", "prohibit"])
+def test_a_route_of_the_node_that_refuses_is_told(deep: Deep, kind: str) -> None:
+    address = own_address(4)
+    deep.node.run(["ip", "route", "add", kind, address])
+    told = verdict_on(deep, stuck(deep.client, address))
+    assert (told["cause"], told["confidence"]) == ("dropped-here", "medium"), told
+    assert told["evidence"][0]["kind"] == "route"
+    assert told["evidence"][0]["summary"].startswith("in the node's network namespace: ")
+
+
+def test_a_backend_that_is_dead_is_looked_at_behind_the_address_that_was_asked_for(
+    deep: Deep,
+) -> None:
+    address, backend = own_address(4), "10.77.2.99"
+    rule = ("-d", address, "-p", "tcp", "--dport", str(PORT), "-j", "DNAT")
+    iptables(deep.node, "-t", "nat", "-A", "PREROUTING", *rule, "--to-destination", f"{backend}:80")
+    told = verdict_on(deep, stuck(deep.client, address))
+    assert told["cause"] == "no-neighbour", told
+    assert f"{backend}:80, behind {address}:{PORT}," in told["summary"]
+    assert told["evidence"][0]["summary"].startswith(f"next hop {backend} on to-server, ")
+
+
+def test_a_silent_drop_is_not_claimed_to_be_anywhere(deep: Deep) -> None:
+    iptables(deep.node, "-A", "FORWARD", "-o", "to-server", "-j", "DROP")
+    done = check_on(deep, stuck(deep.client, deep.address))
+    assert "Why 1 of them does not answer is not known from one look" in done.stdout
+    for cause in ("dropped-here", "no-reply"):
+        assert cause not in done.stdout
+
+
+@pytest.mark.parametrize("tracked", [False, True])
+def test_what_is_swallowed_beyond_the_node_is_a_guess_at_most(
+    deep: Deep, resources: ExitStack, tracked: bool
+) -> None:
+    address = own_address(4)
+    resources.enter_context(beyond(deep.node, address))
+    if tracked:
+        iptables(deep.node, "-A", "FORWARD", "-m", "conntrack", "--ctstate", "NEW", "-j", "ACCEPT")
+    told = verdict_on(deep, stuck(deep.client, address))
+    expected = ("no-reply", "low") if tracked else ("unknown", "low")
+    assert (told["cause"], told["confidence"]) == expected, told
 
 
 # --- inside a container, where it fails ----------------------------------------------------------

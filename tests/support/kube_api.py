@@ -38,17 +38,22 @@ USER = "system:serviceaccount:kube-system:synsent-trace"
 _POLL_SECONDS = 0.01
 
 PODS, SERVICES, SLICES, NODES = "pods", "services", "endpointslices", "nodes"
+POLICIES, NAMESPACES = "networkpolicies", "namespaces"
 _PATHS = {
     "/api/v1/pods": PODS,
     "/api/v1/services": SERVICES,
     "/apis/discovery.k8s.io/v1/endpointslices": SLICES,
     "/api/v1/nodes": NODES,
+    "/apis/networking.k8s.io/v1/networkpolicies": POLICIES,
+    "/api/v1/namespaces": NAMESPACES,
 }
 _KINDS = {
     PODS: ("Pod", "v1"),
     SERVICES: ("Service", "v1"),
     SLICES: ("EndpointSlice", "discovery.k8s.io/v1"),
     NODES: ("Node", "v1"),
+    POLICIES: ("NetworkPolicy", "networking.k8s.io/v1"),
+    NAMESPACES: ("Namespace", "v1"),
 }
 
 _LISTS_OMIT = {"kind", "apiVersion"}

@@ -17,6 +17,7 @@ from typing import Any
 
 from tracer.kube.names import Names, Record, Resource
 from tracer.kube.pod import read_pod
+from tracer.kube.policy_records import read_namespace, read_policy
 from tracer.kube.records import SliceRecord, read_node, read_service, read_slice
 
 PAGE_OBJECTS = 500
@@ -139,6 +140,31 @@ def _node(number: int) -> Document:
     }
 
 
+def _policy(number: int) -> Document:
+    """Of a service: from an ingress controller and its own namespace, to DNS and a database."""
+    dns = {"ports": [{"protocol": protocol, "port": 53} for protocol in ("UDP", "TCP")]}
+    database = {"ipBlock": {"cidr": "10.0.0.0/8", "except": ["10.9.0.0/16"]}}
+    team = {"matchLabels": {"kubernetes.io/metadata.name": f"team-{number % NAMESPACES}"}}
+    spec = {
+        "podSelector": {"matchLabels": {"app": f"service-{number}"}},
+        "policyTypes": ["Ingress", "Egress"],
+        "ingress": [
+            {
+                "from": [{"namespaceSelector": team}, {"podSelector": {}}],
+                "ports": [{"protocol": "TCP", "port": "http"}],
+            }
+        ],
+        "egress": [dns, {"to": [database], "ports": [{"protocol": "TCP", "port": 5432}]}],
+    }
+    return {"metadata": _metadata(f"service-{number}", number), "spec": spec}
+
+
+def _namespace(number: int) -> Document:
+    name = f"team-{number}"
+    labels = {"kubernetes.io/metadata.name": name, "team": name, "env": "prod"}
+    return {"metadata": _metadata(name, number, labels=labels)}
+
+
 Make = Callable[[int], Document]
 Read = Callable[[object], Record | None]
 CLUSTER: tuple[tuple[Resource, int, Make, Read], ...] = (
@@ -146,6 +172,8 @@ CLUSTER: tuple[tuple[Resource, int, Make, Read], ...] = (
     (Resource.NODES, 1_000, _node, read_node),
     (Resource.SERVICES, 10_000, _service, read_service),
     (Resource.ENDPOINT_SLICES, 10_000, _slice, read_slice),
+    (Resource.NETWORK_POLICIES, 2_000, _policy, read_policy),
+    (Resource.NAMESPACES, 500, _namespace, read_namespace),
 )
 
 

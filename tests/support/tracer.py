@@ -80,8 +80,10 @@ class Tracer:
         what: Sequence[str] = ("--node",),
         jsonl: str | None = None,
         netns: Collection[int] = (),
+        prefix: Sequence[str] = (),
     ) -> None:
-        """`what` is to be traced; `jsonl` replaces the file of that option.
+        """`what` is to be traced; `jsonl` replaces the file of that option; `prefix` is a program
+        that becomes it.
 
         `netns` names the namespaces of which stop() checks every line; empty: of all. On a busy
         machine the lines of others are theirs to check.
@@ -92,6 +94,7 @@ class Tracer:
         self._ready = folder / "ready"
         self._lines = JsonLines(folder / "stdout" if jsonl == "-" else folder / "events.jsonl")
         self._argv = [
+            *prefix,
             str(PROGRAM),
             *what,
             *("--jsonl", jsonl or str(folder / "events.jsonl")),

@@ -297,6 +297,8 @@ def look_up(data: bytes, paths: Sequence[str] = ("sock", "sock.port", "sock.port
         read = Btf(data)
         for path in paths:
             read.offset(path)
+            read.parameters(path)
+            read.enumerators(path)
     except InputError:
         pass
 
@@ -323,6 +325,67 @@ def test_altered_bytes_give_an_answer_or_an_input_error(changes: list[tuple[int,
     for position, value in changes:
         data[position] = value
     look_up(bytes(data))
+
+
+# --- functions, enums, modules -------------------------------------------------------------------
+
+
+def test_the_parameters_of_a_function_s_pointer_are_counted() -> None:
+    built = Builder()
+    number = built.integer()
+    function = built.add(FUNC_PROTO, "", 0, 0, number, 0, number, 0, number, info=3)
+    pointer = built.add(POINTER, "", function)
+    built.add(TYPEDEF, "btf_trace_one", pointer)
+    built.add(TYPEDEF, "number_t", number)
+    built.add(TYPEDEF, "pointer_t", built.add(POINTER, "", number))
+    read = Btf(built.data())
+    assert read.parameters("btf_trace_one") == 3
+    assert read.parameters("number_t") is None
+    assert read.parameters("pointer_t") is None
+    assert read.parameters("missing") is None
+
+
+def test_an_enum_tells_its_names_and_numbers() -> None:
+    built = Builder()
+    values = (built.name("FIRST"), 0, built.name("MASK"), 0xFFFF0000)
+    built.add(ENUM, "reason", 4, *values, info=2)
+    read = Btf(built.data())
+    assert read.enumerators("reason") == {"FIRST": 0, "MASK": 0xFFFF0000}
+    assert read.enumerators("missing") == {}
+
+
+def test_a_module_s_types_go_on_where_the_kernel_s_end() -> None:
+    built = Builder()
+    number = built.integer()
+    built.struct("base", ("member", number, 64))
+    kernel = built.data()
+    before = struct.unpack_from("=HBBIIIII", kernel)
+    types, strings = before[5], before[7]
+    built.struct("own", ("of_base", number + 1, 128), ("member", number, 8 * 40))
+    both = built.data()
+    _, _, _, _, _, all_types, _, all_strings = struct.unpack_from("=HBBIIIII", both)
+    own_types = both[24 + types : 24 + all_types]
+    own_strings = both[24 + all_types + strings :]
+    sizes = 0, len(own_types), len(own_types), all_strings - strings
+    module = struct.pack("=HBBIIIII", MAGIC, 1, 0, 24, *sizes) + own_types + own_strings
+
+    assert Btf(kernel).offset("own.of_base.member") is None
+    assert Btf(kernel, module).offset("own.of_base.member") == 16 + 8
+    assert Btf(kernel, module).offset("own.member") == 40
+    with pytest.raises(InputError):
+        Btf(kernel, module[:-1])
+
+
+def test_a_module_without_types_of_its_own_is_part_of_the_kernel(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(btf, "KERNEL", tmp_path)
+    monkeypatch.setattr(btf, "VMLINUX", tmp_path / "vmlinux")
+    (tmp_path / "vmlinux").write_bytes(small_file())
+    assert btf.kernel("nf_conntrack").offset("sock.port") == 12
+    (tmp_path / "nf_conntrack").touch()
+    with pytest.raises(InputError, match="cut short"):
+        btf.kernel("nf_conntrack")
 
 
 # --- the whole file ------------------------------------------------------------------------------

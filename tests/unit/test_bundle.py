@@ -18,7 +18,15 @@ import pytest
 
 from tests.support.tracer import PROGRAM, check_event, environment, run_program
 from tests.support.wait import wait_until
-from tests.unit.test_report import INSIDE, OUTSIDE, POD, finding, result
+from tests.unit.test_report import (
+    DEAD_HOP,
+    INSIDE,
+    OUTSIDE,
+    POD,
+    finding,
+    not_known,
+    result,
+)
 from tracer.check.answer import with_command_lines, with_lines
 from tracer.errors import OutputError, UsageError
 from tracer.finding import Finding, Rung
@@ -89,6 +97,25 @@ def test_a_bundle_holds_the_answer_the_text_and_where_it_was(tmp_path: Path) -> 
         "kernel: Linux 6.1",
     ]
     assert partial(tmp_path) == []
+
+
+def test_a_bundle_says_why_in_either_report_and_so_does_whoever_reads_it_back(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "report"
+    with Bundle(str(path)) as bundle:
+        bundle.finish(replace(FOUND, verdicts=(DEAD_HOP, not_known())), (), ())
+    assert "**: no-neighbour (high): " in (path / "report.md").read_text()
+    told = run_program("check", "--bundle", str(path))
+    assert told.returncode == 1
+    assert (
+        "Why (as far as one look tells):\n  shop/cart-0 -> 10.4.100.50:443: no-neighbour (high): "
+    ) in told.stdout
+    assert "Why 1 of them does not answer is not known from one look" in told.stdout
+    assert "ip neigh show" in told.stdout
+    again = run_program("check", "--bundle", str(path), "--format", "json")
+    written = json.loads((path / "report.json").read_text())
+    assert json.loads(again.stdout)["verdicts"] == written["verdicts"]
 
 
 def test_nobody_else_may_read_a_bundle_not_even_an_unfinished_one(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from tracer.kube import cache
 from tracer.kube.cache import Cached, cache_file, load, save
 from tracer.kube.names import Names, Resource
 from tracer.kube.pod import POD_ENI, PodInfo, read_pod
+from tracer.kube.policy_records import NamespaceRecord, read_policy
 from tracer.kube.records import (
     EndpointRecord,
     NodeRecord,
@@ -31,6 +32,8 @@ from tracer.kube.records import (
 FIXTURES = Path(__file__).parents[1] / "fixtures/kube"
 
 NODE = "node1"
+NAMED = [Resource.PODS, Resource.SERVICES, Resource.ENDPOINT_SLICES, Resource.NODES]
+"""Resources that names follow from."""
 SAVED_NS = 1_700_000_000_000_000_000
 ENI = '[{"eniId":"eni-0123456789abcdef0"}]'
 
@@ -91,7 +94,7 @@ def loaded(folder: Path, node: str = NODE) -> Names:
 def test_everything_comes_back_as_it_was_saved(folder: Path, file: Path, names: Names) -> None:
     assert file.exists()
     found = loaded(folder)
-    for resource in Resource:
+    for resource in NAMED:
         assert found.records(resource) == names.records(resource)
         assert found.listed(resource)
     before = names.destination("10.96.162.209", 80)
@@ -125,7 +128,7 @@ def test_what_is_unknown_comes_back_as_unknown(folder: Path) -> None:
     some.replace(Resource.NODES, [])
     save(folder, NODE, some)
     found = loaded(folder)
-    assert [found.listed(each) for each in Resource] == [False, True, False, True]
+    assert [found.listed(each) for each in NAMED] == [False, True, False, True]
 
 
 def test_what_had_no_room_in_memory_is_not_said_to_be_all(folder: Path) -> None:
@@ -147,6 +150,16 @@ def test_what_the_api_has_told_is_not_overwritten(folder: Path, file: Path) -> N
     found.fill(current)
     assert current.records(Resource.PODS) == []
     assert len(current.records(Resource.SERVICES)) == 4
+
+
+def test_policies_are_not_kept(folder: Path, names: Names) -> None:
+    policy = read_policy({"metadata": {"namespace": "shop", "name": "deny"}, "spec": {}})
+    assert policy is not None
+    names.replace(Resource.NETWORK_POLICIES, [policy])
+    names.replace(Resource.NAMESPACES, [NamespaceRecord("shop", {})])
+    save(folder, NODE, names)
+    found = loaded(folder)
+    assert [each for each in Resource if found.listed(each)] == NAMED
 
 
 def test_the_last_save_counts(folder: Path, file: Path, names: Names) -> None:
@@ -220,7 +233,7 @@ def test_any_record_comes_back_as_it_was(
     folder = tmp_path_factory.mktemp("cache")
     save(folder, NODE, some)
     found = loaded(folder)
-    assert [found.records(each) for each in Resource] == [some.records(each) for each in Resource]
+    assert [found.records(each) for each in NAMED] == [some.records(each) for each in NAMED]
 
 
 # -- nodes -----------------------------------------------------------------------------------------
@@ -305,7 +318,7 @@ def test_garbage_is_not_loaded(tmp_path_factory: pytest.TempPathFactory, content
         assert load(folder, NODE) is None
 
 
-HEADER = b'{"version":1,"node":"node1","saved_wall_ns":1}\n'
+HEADER = b'{"version":2,"node":"node1","saved_wall_ns":1}\n'
 
 
 @pytest.mark.parametrize(
@@ -317,9 +330,9 @@ HEADER = b'{"version":1,"node":"node1","saved_wall_ns":1}\n'
         b"[]\n",
         b"{}\n",
         b"[" * 100_000 + b"\n",
-        b'{"version":1,"node":"node1","saved_wall_ns":' + b"9" * 5_000 + b"}\n",
-        HEADER.replace(b":1,", b":2,"),
-        HEADER.replace(b":1,", b":null,"),
+        b'{"version":2,"node":"node1","saved_wall_ns":' + b"9" * 5_000 + b"}\n",
+        HEADER.replace(b":2,", b":1,"),
+        HEADER.replace(b":2,", b":null,"),
         HEADER.replace(b"node1", b"node2"),
         HEADER.replace(b":1}", b":-1}"),
         HEADER.replace(b":1}", b":true}"),
@@ -332,6 +345,7 @@ HEADER = b'{"version":1,"node":"node1","saved_wall_ns":1}\n'
         HEADER + b'{"resource":"pods","all":true,"items":[{}]}\n',
         HEADER + b'{"resource":"pods","all":true,"items":[null]}\n',
         HEADER + b'{"resource":"secrets","all":true,"items":[]}\n',
+        HEADER + b'{"resource":"networkpolicies","all":true,"items":[]}\n',
         HEADER + b'{"resource":["pods"],"all":true,"items":[]}\n',
         HEADER + b"\xff\xfe\n",
     ],

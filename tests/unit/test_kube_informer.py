@@ -17,8 +17,10 @@ from typing import Final
 import pytest
 
 from tests.support.kube_api import (
+    NAMESPACES,
     NODES,
     PODS,
+    POLICIES,
     SERVICES,
     SLICES,
     TOKEN,
@@ -100,6 +102,8 @@ def api(_nothing_left_over: None, certificates: Certificates) -> Iterator[KubeAp
     api.load(SLICES, recorded("endpointslices.json"))
     node = recorded("node-node1.json")
     api.load(NODES, {"items": [node], "metadata": {"resourceVersion": "2342"}})
+    api.load(POLICIES, recorded("networkpolicies.json"))
+    api.load(NAMESPACES, recorded("namespaces.json"))
     with api:
         yield api
 
@@ -158,11 +162,10 @@ class Watched:
     def wait_agreed(self, seconds: float = SECONDS) -> None:
         """Until the names are those of the server, and the informer says so."""
         self.wait(
-            lambda: self.agrees() and self.state is KubeState.SYNCED,
+            lambda: self.agrees() and self.health == KubeHealth(KubeState.SYNCED),
             "the names to be the server's",
             seconds,
         )
-        assert self.health == KubeHealth(KubeState.SYNCED)
 
     def wait_degraded(self, message: str, seconds: float = SECONDS) -> None:
         self.wait(
@@ -236,6 +239,13 @@ def service(name: str, ip: str = "10.43.0.77") -> Document:
     }
 
 
+def policy(name: str, namespace: str = "shop") -> Document:
+    return {
+        "metadata": {"name": name, "namespace": namespace},
+        "spec": {"podSelector": {}, "policyTypes": ["Egress"]},
+    }
+
+
 def make_some_changes(api: KubeApi) -> None:
     """Of every resource, and of every kind."""
     api.put(PODS, pod("new-0"))
@@ -249,6 +259,10 @@ def make_some_changes(api: KubeApi) -> None:
     node["metadata"]["name"] = "node2"
     node["status"]["addresses"] = [{"type": "InternalIP", "address": "192.0.2.2"}]
     api.put(NODES, node)
+    api.put(POLICIES, policy("deny-all"))
+    api.delete(POLICIES, "shop", "deny-egress-but-dns")
+    api.put(NAMESPACES, {"metadata": {"name": "shop", "labels": {"team": "other"}}})
+    api.delete(NAMESPACES, "", "demo")
 
 
 # -- lists and watches -----------------------------------------------------------------------------
@@ -270,7 +284,7 @@ def test_a_list_is_read_page_by_page(api: KubeApi, tmp_path: Path) -> None:
         watched.wait_agreed()
         assert len(watched.asked("list", SERVICES)) == 7
         # On one connection per resource, where the watch follows too.
-        assert api.connections == 4
+        assert api.connections == len(Resource)
 
 
 def test_only_pods_of_this_node_are_known(watched: Watched) -> None:
@@ -504,9 +518,13 @@ def test_what_is_not_permitted_is_named_and_the_rest_goes_on(
     with watching(api, tmp_path) as watched:
         message = f"not permitted: nodes: list, to {USER}"
         wait_until(
-            lambda: len(api.streams) == 3 and message in watched.message, SECONDS, "all the rest"
+            lambda: len(api.streams) == len(Resource) - 1 and message in watched.message,
+            SECONDS,
+            "all the rest",
         )
-        assert watched.health == KubeHealth(KubeState.DEGRADED, message)
+        watched.wait(
+            lambda: watched.health == KubeHealth(KubeState.DEGRADED, message), "the rest to go on"
+        )
         make_some_changes(api)
         for resource in (Resource.PODS, Resource.SERVICES, Resource.ENDPOINT_SLICES):
             wait_until(
@@ -525,6 +543,49 @@ def test_every_permission_that_is_missing_is_named(api: KubeApi, tmp_path: Path)
     with watching(api, tmp_path) as watched:
         watched.wait_degraded("not permitted: nodes: list")
         watched.wait_degraded("not permitted: pods: list")
+
+
+@pytest.mark.parametrize("resource", [POLICIES, NAMESPACES])
+def test_what_is_evidence_alone_is_named_where_it_is_not_permitted_and_no_name_suffers(
+    api: KubeApi, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, resource: str
+) -> None:
+    monkeypatch.setattr("tracer.kube.trouble.DENIED_PAUSE_SECONDS", (0.2, 0.4))
+    fault = api.fault(forbids("list", resource), resource=resource)
+    what = "NetworkPolicies" if resource == POLICIES else "the labels of namespaces"
+    message = f"no evidence from {what}: not permitted: {resource}: list, to {USER}"
+    with watching(api, tmp_path) as watched:
+        watched.wait(lambda: watched.health == KubeHealth(KubeState.SYNCED, message), "the message")
+        assert not watched.names.listed(Resource(resource))
+        watched.wait(
+            lambda: watched.names.current == set(Resource) - {Resource(resource)}, "all the rest"
+        )
+        make_some_changes(api)
+        fault.lift()
+        watched.wait_agreed()
+        assert watched.names.current == set(Resource)
+
+
+def test_a_cluster_without_network_policies_is_named_and_its_names_are_kept(
+    api: KubeApi, tmp_path: Path
+) -> None:
+    api.fault(answers(404, "404 page not found\n"), resource=POLICIES)
+    kept = tmp_path / "cache"
+    with watching(api, tmp_path, cache_dir=kept) as watched:
+        lacks = f"{api.url} has no networkpolicies (networking.k8s.io/v1)"
+        message = f"no evidence from NetworkPolicies: {lacks}"
+        watched.wait(lambda: watched.health == KubeHealth(KubeState.SYNCED, message), "the message")
+    assert list(kept.iterdir())
+
+
+def test_policies_of_which_the_watch_is_withdrawn_are_known_and_not_current(
+    watched: Watched,
+) -> None:
+    watched.api.fault(forbids("watch", POLICIES), resource=POLICIES, verb="watch")
+    watched.api.cut_watches(POLICIES)
+    watched.wait(lambda: "not permitted: networkpolicies: watch" in watched.message, "the message")
+    assert (watched.state, watched.health.names_wall_ns) == (KubeState.SYNCED, None)
+    assert watched.names.current == set(Resource) - {Resource.NETWORK_POLICIES}
+    assert watched.names.policies("shop") != ()
 
 
 def test_lists_go_on_where_watches_are_not_permitted(
@@ -620,7 +681,7 @@ def test_what_is_not_watched_while_credentials_are_renewed_is_told(
 
 
 def test_an_answer_that_is_no_list_is_told(api: KubeApi, tmp_path: Path) -> None:
-    api.fault(answers(200, "<html>login</html>"), times=8)
+    api.fault(answers(200, "<html>login</html>"), times=2 * len(Resource))
     with watching(api, tmp_path) as watched:
         watched.wait_degraded("is it an API server, or a login page in front of one?")
         watched.wait_agreed()
@@ -681,6 +742,7 @@ def test_names_outlive_an_outage_and_are_dated(watched: Watched) -> None:
     watched.api.stop()
     watched.wait_degraded(f"cannot reach the API server {watched.api.url}: Connection refused")
     assert watched.known() == known
+    watched.wait(lambda: watched.names.current == set(), "all to be known as it was")
     dated = watched.health.names_wall_ns
     assert dated is not None
     assert dated <= time.time_ns()
@@ -813,7 +875,7 @@ def test_an_informer_stops_inside_an_answer(
 ) -> None:
     fault = api.fault(how)
     with watching(api, tmp_path) as watched:
-        wait_until(lambda: fault.hits == 4, SECONDS, "all requests")
+        wait_until(lambda: fault.hits == len(Resource), SECONDS, "all requests")
         assert watched.health == KubeHealth(KubeState.CONNECTING)
 
 
@@ -953,7 +1015,13 @@ def test_names_come_from_the_cache_while_the_server_is_out_of_reach(
     api.stop()
     with watching(api, tmp_path, config=config, cache_dir=kept) as second:
         second.wait_degraded("Connection refused")
-        assert second.agrees()
+        known, there = second.known(), second.there()
+        assert {each for each in Resource if known[each] != there[each]} == {
+            Resource.NETWORK_POLICIES,
+            Resource.NAMESPACES,
+        }
+        assert not second.names.listed(Resource.NETWORK_POLICIES)
+        assert second.names.current == set()
         dated = second.health.names_wall_ns
         assert dated is not None
         assert dated < saved_before

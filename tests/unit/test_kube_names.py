@@ -16,8 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tracer.kube import index
-from tracer.kube.names import ROOM, Named, Names, Record, Resource
+from tracer.kube.names import ROOM, Named, Names, Record, Resource, ServiceBackend, key_of
 from tracer.kube.pod import ContainerInfo, PodInfo, read_pod
+from tracer.kube.policy_records import NamespaceRecord, PolicyRecord, read_namespace, read_policy
 from tracer.kube.records import (
     EndpointRecord,
     NodeRecord,
@@ -35,6 +36,7 @@ ROOT = Path(__file__).parents[2]
 
 PODS, SERVICES = Resource.PODS, Resource.SERVICES
 SLICES, NODES = Resource.ENDPOINT_SLICES, Resource.NODES
+POLICIES, NAMESPACES = Resource.NETWORK_POLICIES, Resource.NAMESPACES
 
 HTTP = ServicePort("http", "TCP", 80)
 LOOKUP_SECONDS = 5e-6
@@ -77,12 +79,32 @@ def endpoints(
 
 
 def names(**records: Iterable[Record]) -> Names:
-    """Names that were told all of pods, services, slices and nodes: `records`, and no others."""
+    """Names that were told all of every resource: `records`, and no others."""
     made = Names()
-    known = {"pods": PODS, "services": SERVICES, "slices": SLICES, "nodes": NODES}
+    known = {
+        "pods": PODS,
+        "services": SERVICES,
+        "slices": SLICES,
+        "nodes": NODES,
+        "policies": POLICIES,
+        "namespaces": NAMESPACES,
+    }
     for given_as, resource in known.items():
         made.replace(resource, records.get(given_as, ()))
     return made
+
+
+def policy(name: str = "deny", namespace: str = "shop", *ports: int) -> PolicyRecord:
+    """For all pods of a namespace; it allows ingress to `ports`, each by a rule."""
+    rules = [{"ports": [{"port": port}]} for port in ports]
+    metadata = {"namespace": namespace, "name": name}
+    made = read_policy({"metadata": metadata, "spec": {"podSelector": {}, "ingress": rules}})
+    assert made is not None
+    return made
+
+
+def namespace(name: str = "shop", **labels: str) -> NamespaceRecord:
+    return NamespaceRecord(name, labels)
 
 
 def recorded() -> Names:
@@ -92,6 +114,8 @@ def recorded() -> Names:
         (PODS, "pods-on-node1.json", read_pod),
         (SERVICES, "services.json", read_service),
         (SLICES, "endpointslices.json", read_slice),
+        (POLICIES, "networkpolicies.json", read_policy),
+        (NAMESPACES, "namespaces.json", read_namespace),
     ):
         items = json.loads((FIXTURES / name).read_text())["items"]
         known.replace(resource, [one for each in items if (one := read(each)) is not None])
@@ -451,11 +475,123 @@ def test_counts_follow_slices_in_whatever_order_things_come() -> None:
     assert known.destination("10.96.0.1", 80) == named(Kind.SERVICE, "shop/web:80", 0, 0)
 
 
+def test_the_endpoints_behind_a_service_are_told_with_their_ports() -> None:
+    ports = (replace(HTTP, node_port=30080), ServicePort("metrics", "TCP", 9090))
+    one, other = endpoint("10.0.1.1", "web-0"), endpoint("10.0.1.2", "web-1", ready=False)
+    both = (("http", 8080), ("metrics", None))
+    known = names(
+        nodes=[NodeRecord("node1", ("192.0.2.1",))],
+        services=[service("web", "10.96.0.1", "fd00::1", ports=ports)],
+        slices=[
+            endpoints(one, ports=both),
+            endpoints(other, name="web-2"),
+            endpoints(endpoint("10.0.1.9"), name="other-1", of="other"),
+        ],
+    )
+    http = (ServiceBackend(one, 8080), ServiceBackend(other, 8080))
+    assert known.backends("10.96.0.1", 80) == http
+    assert known.backends("192.0.2.1", 30080) == http
+    assert known.backends("10.96.0.1", 9090) == (ServiceBackend(one, None),)
+    assert known.backends("10.96.0.1", 443) is None
+    assert known.backends("192.0.2.1", 80) is None
+    assert known.backends("192.0.2.9", 30080) is None
+    assert known.backends("fd00::1", 80) is None  # no slice of that family
+    known.put(SLICES, endpoints(name="web-3", family=6, ports=()))
+    assert known.backends("fd00::1", 80) == ()
+    known.remove(SERVICES, "shop", "web")
+    assert known.backends("10.96.0.1", 80) is None
+
+
+def test_endpoints_behind_an_address_that_services_share_are_not_told() -> None:
+    known = names(
+        services=[service("old", "203.0.113.7"), service("web", "203.0.113.7")],
+        slices=[endpoints(endpoint("10.0.1.1")), endpoints(name="old-1", of="old")],
+    )
+    assert known.backends("203.0.113.7", 80) is None
+    known.remove(SERVICES, "shop", "old")
+    assert known.backends("203.0.113.7", 80) == (ServiceBackend(endpoint("10.0.1.1"), 8080),)
+
+
+def test_endpoints_of_which_some_are_not_known_are_not_told() -> None:
+    known = small()
+    known.replace(SERVICES, [service("web", "10.96.0.1")])
+    known.put(SLICES, endpoints(endpoint("10.0.1.1")))
+    assert known.backends("10.96.0.1", 80) is None  # not listed
+    known.replace(SLICES, [endpoints(endpoint("10.0.1.1"))])
+    assert known.backends("10.96.0.1", 80) is not None
+    known.put(SLICES, endpoints(*(endpoint(f"10.0.2.{n}") for n in range(9)), name="web-2"))
+    assert known.backends("10.96.0.1", 80) is None  # there was no room
+
+
+# -- policies and namespaces -----------------------------------------------------------------------
+
+
+def test_recorded_policies_and_namespaces_are_known() -> None:
+    known = recorded()
+    assert [one.name for one in known.policies("shop")] == ["deny-egress-but-dns"]
+    assert known.policies("default") == ()
+    assert known.namespaces()["shop"].labels == {
+        "kubernetes.io/metadata.name": "shop",
+        "team": "checkout",
+    }
+
+
+def test_policies_are_told_by_namespace_through_every_change() -> None:
+    first, other = policy("first"), policy("other", "data")
+    known = names(policies=[first, other])
+    second, changed = policy("second"), policy("first", "shop", 80)
+    known.put(POLICIES, second)
+    assert known.policies("shop") == (first, second)
+    known.put(POLICIES, changed)
+    assert known.policies("shop") == (second, changed)
+    known.remove(POLICIES, "shop", "second")
+    assert known.policies("shop") == (changed,)
+    known.remove(POLICIES, "shop", "first")
+    assert known.policies("shop") == ()
+    assert known.policies("data") == (other,)
+    known.replace(POLICIES, [first])
+    assert (known.policies("shop"), known.policies("data")) == ((first,), ())
+
+
+def test_namespaces_are_told_through_every_change() -> None:
+    known = names(namespaces=[namespace("shop", team="a"), namespace("data")])
+    known.put(NAMESPACES, namespace("shop", team="b"))
+    known.remove(NAMESPACES, "", "data")
+    assert known.namespaces() == {"shop": namespace("shop", team="b")}
+    known.replace(NAMESPACES, [namespace("lab")])
+    assert known.namespaces() == {"lab": namespace("lab")}
+
+
+def test_policies_that_there_is_no_room_for_are_counted_and_said_not_to_be_all() -> None:
+    known = small()
+    known.replace(POLICIES, [policy("one", "shop", 80), policy("two")])
+    assert [one.name for one in known.policies("shop")] == ["one"]
+    assert (known.overflow, known.complete(POLICIES)) == (1, False)
+    known.put(POLICIES, policy("one", "shop", 80, 443))
+    assert known.policies("shop") == ()
+    known.replace(POLICIES, [policy("one")])
+    assert (known.overflow, known.complete(POLICIES)) == (0, True)
+    known.put(NAMESPACES, namespace("shop", a="", b=""))
+    known.put(NAMESPACES, namespace("shop", a="", b="", c=""))
+    assert known.namespaces() == {}
+
+
+def test_what_is_followed_is_told_and_is_no_change() -> None:
+    known, version = names(), names().version
+    assert known.current == set()
+    known.follows(PODS, current=True)
+    known.follows(POLICIES, current=True)
+    known.follows(PODS, current=False)
+    known.follows(NODES, current=False)
+    assert known.current == {POLICIES}
+    assert known.version == version
+
+
 # -- bounds ----------------------------------------------------------------------------------------
 
 
 def small() -> Names:
-    return Names({PODS: 3, SERVICES: 4, SLICES: 4, NODES: 2})
+    return Names({PODS: 3, SERVICES: 4, SLICES: 4, NODES: 2, POLICIES: 3, NAMESPACES: 3})
 
 
 def test_what_there_is_no_room_for_is_counted_and_not_kept() -> None:
@@ -520,6 +656,8 @@ def test_there_is_room_for_the_largest_clusters() -> None:
     assert ROOM[SERVICES] >= 10_000 * (1 + 2)
     assert ROOM[SLICES] >= 50_000 + 10_000
     assert ROOM[NODES] >= 5_000 * (1 + 4)
+    assert ROOM[POLICIES] >= 10_000 * 20
+    assert ROOM[NAMESPACES] >= 10_000 * (1 + 10)
 
 
 # -- changes ---------------------------------------------------------------------------------------
@@ -537,6 +675,8 @@ def test_the_version_grows_with_every_change_and_with_nothing_else() -> None:
         (SERVICES, service("web", "10.96.0.1"), service("web", "10.96.0.2")),
         (SLICES, endpoints(endpoint("10.0.1.1")), endpoints(endpoint("10.0.1.2"))),
         (NODES, NodeRecord("node1", ("192.0.2.1",)), NodeRecord("node1", ())),
+        (POLICIES, policy("deny"), policy("deny", "shop", 80)),
+        (NAMESPACES, namespace("shop"), namespace("shop", team="a")),
     ]
     for resource, one, other in everything:
         known.replace(resource, [])
@@ -553,10 +693,10 @@ def test_the_version_grows_with_every_change_and_with_nothing_else() -> None:
         assert changes()
         known.replace(resource, [one])
         assert changes()
-        namespace = "" if resource is NODES else "shop"
-        known.remove(resource, namespace, one.name)
+        of, name = key_of(one)
+        known.remove(resource, of, name)
         assert changes()
-        known.remove(resource, namespace, one.name)
+        known.remove(resource, of, name)
         assert not changes()
 
 
@@ -636,11 +776,18 @@ some_pods = st.builds(
     st.booleans(),
     st.sampled_from(["Running", "Failed"]),
 )
+some_policies = st.builds(
+    policy,
+    st.sampled_from(["a", "b"]),
+    st.sampled_from(["shop", "data"]),
+    st.sampled_from([80, 443]),
+)
 some_changes = st.one_of(
     st.tuples(st.just(SERVICES), some_services, st.booleans()),
     st.tuples(st.just(SLICES), some_slices, st.booleans()),
     st.tuples(st.just(NODES), some_nodes, st.booleans()),
     st.tuples(st.just(PODS), some_pods, st.booleans()),
+    st.tuples(st.just(POLICIES), some_policies, st.booleans()),
 )
 
 
@@ -662,18 +809,21 @@ def everything_named(known: Names) -> dict[tuple[str, int], object]:
 def test_changes_lead_to_the_names_that_a_list_of_the_outcome_has(
     changes: list[tuple[Resource, Record, bool]],
 ) -> None:
-    known, model = names(), dict[tuple[Resource, str], Record]()
+    known, model = names(), dict[tuple[Resource, tuple[str, str]], Record]()
     for resource, record, removed in changes:
+        key = key_of(record)
         if removed:
-            known.remove(resource, "" if resource is NODES else "shop", record.name)
-            model.pop((resource, record.name), None)
+            known.remove(resource, *key)
+            model.pop((resource, key), None)
         else:
             known.put(resource, record)
-            model[resource, record.name] = record
+            model[resource, key] = record
     listed = names()
     for resource in Resource:
         listed.replace(resource, [one for (of, _), one in model.items() if of is resource])
     assert everything_named(known) == everything_named(listed)
+    for of in ("shop", "data"):
+        assert {*known.policies(of)} == {*listed.policies(of)}
 
 
 # -- readers ---------------------------------------------------------------------------------------
@@ -809,6 +959,8 @@ def test_a_large_cluster_is_read_within_its_budget_of_time_and_memory() -> None:
         "services": 10_000,
         "endpointslices": 10_000,
         "nodes": 1_000,
+        "networkpolicies": 2_000,
+        "namespaces": 500,
     }
     assert cost["endpoints"] == 50_000
     assert min(turn["cpu_seconds"] for turn in cost["turns"]) < 3

@@ -546,6 +546,44 @@ def test_a_pods_owner_reads_as_the_same_again_whatever_was_made_of_it() -> None:
     assert found[0].owner == PodOwner("Job", "train-29012345")
 
 
+@pytest.mark.parametrize(
+    ("spec", "expected"),
+    [
+        ({}, None),
+        ({"containers": None, "initContainers": [{"name": "init"}]}, None),
+        ({"containers": []}, {}),
+        ({"containers": [{"name": "app"}, {"name": "proxy"}]}, {}),
+        (
+            {"containers": [{"name": "app", "ports": [{"name": "http", "containerPort": 80}]}]},
+            {"http": 80},
+        ),
+        (
+            {
+                "containers": [{"name": "app"}],
+                "initContainers": [
+                    {
+                        "name": "proxy",
+                        "restartPolicy": "Always",
+                        "ports": [
+                            {"name": "http", "containerPort": 8080},
+                            {"name": "dns", "containerPort": 53, "protocol": "UDP"},
+                        ],
+                    }
+                ],
+            },
+            {"http": 8080},
+        ),
+    ],
+)
+def test_a_pods_named_ports_read_as_the_same_again(
+    spec: Document, expected: dict[str, int] | None
+) -> None:
+    found = read_pod(pod() | {"spec": spec})
+    assert found is not None
+    assert found.named_ports == expected
+    assert read_pod(json.loads(json.dumps(pod_document(found)))) == found
+
+
 def test_what_is_written_of_a_pod_holds_none_of_its_secrets() -> None:
     document = pod(
         annotations={"example.com/token": "hunter2", "vpc.amazonaws.com/pod-eni": "[]"}

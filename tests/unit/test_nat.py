@@ -14,6 +14,7 @@ import pytest
 from tests.support.wait import wait_until
 from tracer.enrich import nat as nat_module
 from tracer.enrich.nat import NatLimits, NatLookups, Sample
+from tracer.host import netns as netns_module
 from tracer.host.ctnetlink import Entry
 from tracer.model import Attempt, Endpoint, Flow, Nat, Owner, SourceName
 
@@ -388,15 +389,15 @@ def test_a_node_whose_namespace_is_not_there_is_told(start: Start) -> None:
 
 
 def test_the_node_is_where_its_first_process_lives(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(nat_module, "inode_of_process", lambda _pid: 4026531840)
-    assert nat_module._host_path() == "/proc/1/ns/net"
+    monkeypatch.setattr(netns_module, "inode_of_process", lambda _pid, _proc: 4026531840)
+    assert netns_module.host_path() == "/proc/1/ns/net"
 
 
 def test_the_node_is_where_the_trace_runs_if_its_first_process_may_not_be_read(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def denied(_pid: int) -> int:
+    def denied(_pid: int, _proc: str) -> int:
         raise PermissionError(errno.EACCES, "Permission denied")
 
-    monkeypatch.setattr(nat_module, "inode_of_process", denied)
-    assert nat_module._host_path() == "/proc/self/ns/net"
+    monkeypatch.setattr(netns_module, "inode_of_process", denied)
+    assert netns_module.host_path() == "/proc/self/ns/net"

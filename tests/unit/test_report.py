@@ -14,9 +14,19 @@ from hypothesis import strategies as st
 
 from tracer.check.answer import steps_for
 from tracer.diagnose.advice import MAX_DESTINATIONS, Subject, advise
-from tracer.finding import CheckResult, Finding, Rung, by_destination, rows
+from tracer.facts import Facts, Neighbour
+from tracer.finding import CheckResult, Clue, Finding, Judged, Rung, Step, by_destination, rows
 from tracer.kube.pod import eni_id
-from tracer.model import Destination, Endpoint, Flow, PodIdentity, Process, Scope
+from tracer.model import (
+    Cause,
+    Confidence,
+    Destination,
+    Endpoint,
+    Flow,
+    PodIdentity,
+    Process,
+    Scope,
+)
 from tracer.sinks import report
 
 INSIDE = Endpoint("10.4.100.50", 443)
@@ -136,6 +146,116 @@ def test_no_format_holds_all_connections_at_once() -> None:
         tracemalloc.stop()
 
 
+# --- why ---------------------------------------------------------------------------------------
+
+DEAD_HOP = Judged(
+    "shop/cart-0",
+    INSIDE,
+    Cause.NO_NEIGHBOUR,
+    Confidence.HIGH,
+    "The SYN cannot be sent: its next hop does not answer ARP.",
+    (
+        Clue("neighbour", "next hop 10.4.100.50 on eth0: FAILED", 1_700_000_000_000_000_000),
+        Clue("attempt", "3 SYNs sent"),
+    ),
+)
+
+
+def not_known(destination: Endpoint = OUTSIDE) -> Judged:
+    return Judged("shop/cart-0", destination, Cause.UNKNOWN, Confidence.LOW, "It is not known.")
+
+
+def judged(*verdicts: Judged) -> CheckResult:
+    return replace(SEED, verdicts=verdicts)
+
+
+def test_text_says_why_between_what_was_found_and_how() -> None:
+    told = report.text(judged(DEAD_HOP, not_known()), ())
+    assert told.startswith("\n".join(report.headline(SEED)) + "\n\n")
+    assert (
+        "\n\n"
+        "Why (as far as one look tells):\n"
+        "  shop/cart-0 -> 10.4.100.50:443: no-neighbour (high): The SYN cannot be sent: its"
+        " next hop does not answer ARP.\n"
+        "    next hop 10.4.100.50 on eth0: FAILED\n"
+        "    3 SYNs sent\n"
+        "Why 1 of them does not answer is not known from one look: run synsent-trace --node to"
+        " watch them.\n\n"
+        "Looked at pod shop/cart-0 through ss."
+    ) in told
+    assert "It is not known." not in told
+
+
+def test_what_no_look_tells_is_one_line_however_many_there_are() -> None:
+    whole = judged(not_known(INSIDE), not_known())
+    line = "Why 2 of them do not answer is not known from one look: run synsent-trace --node"
+    for told in (report.text(whole, ()), report.as_markdown(whole, ())):
+        assert told.count(line) == 1
+    assert "as far as one look tells" not in report.text(whole, ())
+
+
+def test_where_nobody_could_look_nothing_is_said_about_why() -> None:
+    for told in (report.text(SEED, ()), report.as_markdown(SEED, ())):
+        assert "Why" not in told
+
+
+def test_of_much_evidence_what_decides_is_shown_and_json_has_all() -> None:
+    clues = tuple(Clue("drop", f"piece {n} of it") for n in range(9))
+    whole = judged(replace(DEAD_HOP, evidence=clues))
+    for told in (report.text(whole, ()), report.as_markdown(whole, ())):
+        assert "piece 3 of it" in told
+        assert "piece 4 of it" not in told
+    (verdict,) = json.loads("".join(report.as_json(whole, ())))["verdicts"]
+    assert len(verdict["evidence"]) == 9
+
+
+def test_json_has_a_verdict_with_its_evidence_and_times() -> None:
+    whole = json.loads("".join(report.as_json(judged(DEAD_HOP, not_known()), ())))
+    first, second = whole["verdicts"]
+    assert first == {
+        "pod": "shop/cart-0",
+        "destination": {"address": "10.4.100.50", "port": 443},
+        "cause": "no-neighbour",
+        "confidence": "high",
+        "summary": "The SYN cannot be sent: its next hop does not answer ARP.",
+        "evidence": [
+            {
+                "kind": "neighbour",
+                "summary": "next hop 10.4.100.50 on eth0: FAILED",
+                "time": "2023-11-14T22:13:20.000000Z",
+            },
+            {"kind": "attempt", "summary": "3 SYNs sent", "time": None},
+        ],
+    }
+    assert (second["cause"], second["evidence"]) == ("unknown", [])
+    assert all("verdict" not in json.loads(line) for line in report.as_jsonl(judged(DEAD_HOP)))
+
+
+def test_markdown_says_why_before_what_to_check_next() -> None:
+    told = report.as_markdown(judged(DEAD_HOP), (Step("Look", "Because.", ("true",)),))
+    why = told.index(
+        "## Why (as far as one look tells)\n\n- **shop/cart-0 -\\> 10.4.100.50:443**: "
+    )
+    assert why < told.index("  - next hop 10.4.100.50 on eth0: FAILED\n") < told.index("## What to")
+
+
+def test_a_verdict_of_somebody_else_s_report_is_harmless_in_a_terminal_and_in_markdown() -> None:
+    hostile = replace(
+        DEAD_HOP,
+        pod="a\nb\x1b[2J",
+        summary="<script>\n# no",
+        evidence=(Clue("x", "`rm`\r\x1b[31m[a](b)"),),
+    )
+    for told in (report.text(judged(hostile), ()), report.as_markdown(judged(hostile), ())):
+        assert "\x1b" not in told
+        assert "\r" not in told
+        assert "\n# no" not in told
+        assert "a\nb" not in told
+    written = report.as_markdown(judged(hostile), ())
+    assert "<script>" not in written
+    assert "[a](b)" not in written
+
+
 # --- advice ------------------------------------------------------------------------------------
 
 
@@ -217,6 +337,82 @@ def test_processes_and_nodes_are_those_of_what_was_looked_at() -> None:
     # Of a text nobody knows where it was made: the result's node is the one that reads it.
     assert "nsenter" not in steps(from_text, here=True)
     assert "# on the node" in steps(from_text, here=True)
+
+
+FIRST_OF_ADVICE = "Is the destination reachable from there?"
+FIRST_OF_CAUSE = "Does the next hop answer?"
+
+
+def titles(whole: CheckResult) -> list[str]:
+    return [step.title for step in steps_for(whole, here=True)]
+
+
+def test_what_a_verdict_explains_gets_the_steps_of_its_cause_and_the_rest_the_general_ones() -> (
+    None
+):
+    both = titles(judged(DEAD_HOP, not_known()))
+    assert both.index(FIRST_OF_CAUSE) < both.index(FIRST_OF_ADVICE)
+    told = steps(judged(DEAD_HOP, not_known()), here=True)
+    assert "telnet 10.4.100.50" not in told
+    assert "telnet 52.94.10.112" in told
+    assert FIRST_OF_CAUSE not in titles(SEED)
+    alone = replace(result(finding()), verdicts=(DEAD_HOP,))
+    assert FIRST_OF_ADVICE not in titles(alone)
+
+
+def test_a_guess_gets_the_general_advice() -> None:
+    guess = replace(DEAD_HOP, confidence=Confidence.LOW)
+    assert steps_for(judged(guess), here=True) == steps_for(SEED, here=True)
+    assert FIRST_OF_CAUSE in titles(judged(replace(DEAD_HOP, confidence=Confidence.MEDIUM)))
+
+
+def test_a_verdict_about_nothing_that_was_found_changes_no_advice() -> None:
+    strangers = (
+        replace(DEAD_HOP, pod="shop/other"),
+        replace(DEAD_HOP, destination=OUTSIDE, pod=None),
+    )
+    assert steps_for(judged(*strangers), here=True) == steps_for(SEED, here=True)
+
+
+def test_the_steps_of_one_cause_are_merged_and_bounded() -> None:
+    places = [Endpoint(f"10.4.0.{n}", 443) for n in range(1, 51)]
+    whole = replace(
+        result(*map(finding, places)),
+        verdicts=tuple(replace(DEAD_HOP, destination=where) for where in places),
+    )
+    found = steps_for(whole, here=True)
+    assert len({(step.title, step.reason) for step in found}) == len(found) == 3
+    (next_hop,) = [step for step in found if step.title == FIRST_OF_CAUSE]
+    assert len(set(next_hop.commands)) == len(next_hop.commands)
+    assert sum("ip neigh show" in command for command in next_hop.commands) == MAX_DESTINATIONS
+
+
+def test_the_steps_of_a_cause_name_the_node_above_what_runs_there_alone() -> None:
+    for step in steps_for(judged(DEAD_HOP), here=True):
+        below: str | None = None
+        for command in step.commands:
+            if command.startswith("# on "):
+                below = command
+            elif not command.startswith(("kubectl", "aws", "#")):
+                assert below == "# on node node-1", step
+    hostile = result(finding(pod=replace(POD, node="a; reboot")))
+    told = steps(replace(hostile, verdicts=(DEAD_HOP,)), here=True)
+    assert "# on the node" in told
+    assert "reboot" not in told
+
+
+def test_what_a_look_just_now_showed_fills_the_commands() -> None:
+    facts = Facts(
+        destination=Destination(Scope.VPC),
+        asked=INSIDE,
+        netns=1,
+        now_ns=0,
+        host_netns=2,
+        host_neighbour=Neighbour("10.4.7.1", "eth9", "FAILED", 0),
+    )
+    told = steps(judged(replace(DEAD_HOP, facts=facts)), here=True)
+    assert "arping -c 3 -I eth9 10.4.7.1" in told
+    assert "eth9" not in steps(judged(DEAD_HOP), here=True)
 
 
 def test_a_container_without_tools_gets_one_beside_it() -> None:

@@ -14,8 +14,17 @@ from hypothesis import strategies as st
 
 from tracer import report_record
 from tracer.errors import InputError
-from tracer.finding import CheckResult, Finding, Rung
-from tracer.model import Destination, Endpoint, Flow, PodIdentity, Process, Scope
+from tracer.finding import CheckResult, Clue, Finding, Judged, Rung
+from tracer.model import (
+    Cause,
+    Confidence,
+    Destination,
+    Endpoint,
+    Flow,
+    PodIdentity,
+    Process,
+    Scope,
+)
 from tracer.report_record import document, load, result_from
 
 Json = dict[str, Any]
@@ -64,13 +73,24 @@ findings = st.builds(
     pod=st.none()
     | st.builds(PodIdentity, texts, texts, texts, texts, texts).filter(EMPTY_POD.__ne__),
 )
+# Microseconds, from 1970 to 2096.
+times = st.integers(0, 4 * 10**15).map(lambda us: us * 1_000)
+verdicts = st.builds(
+    Judged,
+    pod=texts,
+    destination=st.builds(Endpoint, st.ip_addresses().map(str), ports),
+    evidence=st.lists(st.builds(Clue, st.text(), st.text(), st.none() | times), max_size=3).map(
+        tuple
+    ),
+    facts=st.none(),
+)
 results = st.builds(
     CheckResult,
-    # Microseconds, from 1970 to 2096.
-    wall_ns=st.integers(0, 4 * 10**15).map(lambda us: us * 1_000),
+    wall_ns=times,
     findings=st.lists(findings, max_size=3).map(tuple),
     tried=st.lists(st.builds(Rung)).map(tuple),
     notes=st.lists(st.text()).map(tuple),
+    verdicts=st.lists(verdicts, max_size=3).map(tuple),
 )
 
 
@@ -87,7 +107,16 @@ def report(**changes: object) -> Json:
         Destination(Scope.VPC),
         process=Process(7, "curl", "/usr/bin/curl", ("curl", "x")),
     )
-    return written(CheckResult("pod a/b", "node-1", "ss", 0, (found,))) | changes
+    verdict = Judged(
+        "a/b",
+        found.flow.destination,
+        Cause.NO_NEIGHBOUR,
+        Confidence.HIGH,
+        "The next hop does not answer ARP.",
+        (Clue("neighbour", "FAILED", 1_000),),
+    )
+    result = CheckResult("pod a/b", "node-1", "ss", 0, (found,), verdicts=(verdict,))
+    return written(result) | changes
 
 
 @given(results)
@@ -108,6 +137,7 @@ def set_at(whole: Json, path: str, value: object) -> None:
 
 
 FIRST = "connections.0"
+WHY = "verdicts.0"
 
 
 @pytest.mark.parametrize(
@@ -143,6 +173,26 @@ FIRST = "connections.0"
         (f"{FIRST}.process.command_args", "curl x", "process.command_args is not a list"),
         (f"{FIRST}.user", ..., "connections[0].user is missing"),
         (f"{FIRST}.k8s.pod", [], "k8s.pod is not an object"),
+        ("verdicts", None, "verdicts is not a list"),
+        ("verdicts", {}, "verdicts is not a list"),
+        ("verdicts", [None], "verdicts[0] is not an object"),
+        ("verdicts", [{}] * 1_001, "verdicts has more than 1000 members"),
+        (f"{WHY}.pod", 7, "verdicts[0].pod is not a text"),
+        (f"{WHY}.destination", "10.0.0.1:80", "verdicts[0].destination is not an object"),
+        (f"{WHY}.destination.address", "$(reboot)", "destination.address is not an IP address"),
+        (f"{WHY}.destination.address", "fe80::1%x", "destination.address is not an IP address"),
+        (f"{WHY}.destination.port", -1, "destination.port is not a whole number"),
+        (f"{WHY}.cause", "gremlins", "verdicts[0].cause is not one of dropped-here, "),
+        (f"{WHY}.cause", None, "verdicts[0].cause is not one of dropped-here, "),
+        (f"{WHY}.confidence", "sure", "verdicts[0].confidence is not one of high, medium, low"),
+        (f"{WHY}.summary", None, "verdicts[0].summary is not a text"),
+        (f"{WHY}.summary", ..., "verdicts[0].summary is missing"),
+        (f"{WHY}.evidence", "much", "verdicts[0].evidence is not a list"),
+        (f"{WHY}.evidence", [{}] * 101, "verdicts[0].evidence has more than 100 members"),
+        (f"{WHY}.evidence.0.kind", [], "evidence[0].kind is not a text"),
+        (f"{WHY}.evidence.0.summary", 1, "evidence[0].summary is not a text"),
+        (f"{WHY}.evidence.0.time", 0, "evidence[0].time is not a text"),
+        (f"{WHY}.evidence.0.time", "now", "evidence[0].time is not a time"),
     ],
 )
 def test_what_is_not_as_it_must_be_is_named_by_file_and_key(
@@ -235,6 +285,12 @@ def test_a_report_of_a_newer_release_is_told_from_a_damaged_one(tmp_path: Path) 
 
 def test_keys_that_are_not_known_are_no_error() -> None:
     assert result_from(report(colour="red")) == result_from(report())
+
+
+def test_a_report_of_before_there_were_verdicts_is_read() -> None:
+    whole = report()
+    del whole["verdicts"]
+    assert result_from(whole).verdicts == ()
 
 
 def a_directory(path: Path) -> None:

@@ -16,12 +16,15 @@ from tracer import schema
 from tracer.event import attempt_record, lifecycle_record, timestamp
 from tracer.model import (
     Attempt,
+    Cause,
     Change,
     ChangeKind,
+    Confidence,
     CrossCheck,
     Destination,
     Endpoint,
     Endpoints,
+    Evidence,
     Flow,
     Health,
     Kind,
@@ -41,6 +44,7 @@ from tracer.model import (
     Report,
     Scope,
     SourceName,
+    Verdict,
     Workload,
 )
 from tracer.schema import FIELDS, Field, Record, json_schema
@@ -90,6 +94,12 @@ REPORT = Report(
         name_source=NameSource.CACHE,
         names_wall_ns=WALL_NS - 60_000_000_000,
     ),
+    verdict=Verdict(
+        Cause.DROPPED_HERE,
+        Confidence.HIGH,
+        "A rule drops it.",
+        (Evidence("drop", "twice", at_ns=-998), Evidence("route", "by eth0")),
+    ),
 )
 BARE = Report(
     change=Change(
@@ -118,7 +128,7 @@ HEALTH = Health(
     outcomes={Outcome.REFUSED: 7},
     became_stuck=52,
     rates=Rates(20311, 20290),
-    losses=Losses(1, 2, 3, 4, 5, 6, 7, 8),
+    losses=Losses(1, 2, 3, 4, 5, 6, 7, 8, 9),
     crosscheck=CrossCheck(9, 8, 7, 6, 5),
     kube=KubeHealth(KubeState.DEGRADED, "not permitted: pods: list", WALL_NS),
     withheld=5,
@@ -163,6 +173,7 @@ reports = st.builds(
     ),
     process=st.none() | st.builds(Process, pid=counts),
     pod=st.none() | st.builds(PodIdentity, names_wall_ns=st.none() | wall_times),
+    verdict=st.none() | st.builds(Verdict),
     wall_ns=wall_times,
     age_seconds=seconds,
     next_retry_seconds=st.none() | st.floats(),
@@ -318,6 +329,15 @@ def test_an_attempts_record_says_what_is_known() -> None:
             "mapped": False,
         },
         "error": {"type": None, "soft_type": None},
+        "verdict": {
+            "cause": "dropped-here",
+            "confidence": "high",
+            "summary": "A rule drops it.",
+            "evidence": [
+                {"kind": "drop", "summary": "twice", "time": "2023-11-14T22:13:20.123455Z"},
+                {"kind": "route", "summary": "by eth0", "time": None},
+            ],
+        },
         "detected_by": "bpf",
     }
 
@@ -335,16 +355,17 @@ def test_a_lifecycle_record_says_what_is_known() -> None:
             "lacking": ["kprobes: the source port is learnt late"],
             "uptime_seconds": 10.0,
             "lost_events": 1 + 2 + 3 + 4 + 5,
-            "dropped_events": 6 + 7,
+            "dropped_events": 7 + 8,
             "losses": {
                 "ring_full": 1,
                 "untracked": 2,
                 "unseen_ends": 3,
                 "queue_full": 4,
                 "undecodable": 5,
-                "table_full": 6,
-                "output_dropped": 7,
-                "lines_not_shown": 8,
+                "evidence": 6,
+                "table_full": 7,
+                "output_dropped": 8,
+                "lines_not_shown": 9,
             },
             "stuck_now": 3,
             "tracked_now": 4,
@@ -398,6 +419,7 @@ def test_what_is_unknown_is_null_and_never_left_out() -> None:
         "attempt.id",
         "attempt.stuck",
         "attempt.mapped",
+        "verdict.evidence",
         "detected_by",
     }
 

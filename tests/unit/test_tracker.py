@@ -578,3 +578,22 @@ def test_every_attempt_is_told_stuck_at_most_once_and_ended_at_most_once(
     assert ended_stuck <= stuck
     assert state.stuck_now == len(stuck) - len(ended_stuck)
     assert {attempt.id for attempt in state.live()} == stuck - ended_stuck
+
+
+# --- the SYN's number ----------------------------------------------------------------------------
+
+
+def test_the_syn_s_number_is_learnt_once_and_kept() -> None:
+    made = tracker()
+    for number, isn in ((1, None), (2, 4_711), (3, None)):
+        made.apply([replace(retransmission(number), isn=isn)], OFFSET)
+    (attempt,) = made.live()
+    assert attempt.isn == 4_711
+
+
+def test_a_sweep_leaves_the_syn_s_number_alone() -> None:
+    made = tracker()
+    made.apply([replace(retransmission(), isn=4_711)], OFFSET)
+    made.apply_sweep(sweep(swept(), at=START + 3 * SECOND), OFFSET)
+    (attempt,) = made.live()
+    assert attempt.isn == 4_711

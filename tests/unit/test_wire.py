@@ -36,7 +36,7 @@ _C_TYPES: dict[str, type[ctypes._CDataType]] = {
     "u8": ctypes.c_uint8,
     "char": ctypes.c_char,
 }
-_LENGTHS = {"16": 16, "5": 5, "3": 3, "COMM_LEN": 16}
+_LENGTHS = {"16": 16, "5": 5, "7": 7, "COMM_LEN": 16}
 
 
 def members_of(name: str) -> list[tuple[str, str, str | None]]:
@@ -297,6 +297,11 @@ def test_every_doubling_of_the_interval_is_told(doublings: int) -> None:
 def test_the_timers_last_expiry_is_that_of_a_syn_only_if_one_was_sent_again() -> None:
     assert decoded(record(timeouts=3, retransmissions=3)).last_syn_ns == LAST_SYN
     assert decoded(record(timeouts=3, retransmissions=0)).last_syn_ns is None
+
+
+def test_the_syn_s_number_is_told_where_it_is_known() -> None:
+    assert decoded(record(isn=0xFFFF_FFFF)).isn == 0xFFFF_FFFF
+    assert decoded(record(isn=0)).isn is None
 
 
 def test_an_attempt_that_sent_no_syn_says_so() -> None:

@@ -82,10 +82,12 @@ def _from_outside(context: Context, spec: str, pod: PodInfo, nothing: NoReader) 
         result = check_found_pod(context, here)
     except SynsentError:
         raise nothing from None
+    identity = _identity(pod)
     return replace(
         result,
         target=f"{result.target}, since nothing in its container reads sockets",
-        findings=tuple(replace(found, pod=_identity(pod)) for found in result.findings),
+        findings=tuple(replace(found, pod=identity) for found in result.findings),
+        verdicts=tuple(replace(one, pod=identity.label) for one in result.verdicts),
         tried=(*(Rung(method, reason) for method, reason in nothing.tried), *result.tried),
     )
 

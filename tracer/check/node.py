@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from tracer.check.context import Context
+from tracer.check.why import explained
 from tracer.enrich.pod import Pods
 from tracer.errors import InputError, NotPermitted
 from tracer.finding import CheckResult, Finding, Rung
@@ -35,6 +36,13 @@ def check_node(
     Raises NotPermitted where this user may not look, InputError where what was to be looked at has
     ended.
     """
+    return _check(context, netns=netns, pid=pid, pod=None)
+
+
+def _check(
+    context: Context, *, netns: frozenset[int] | None, pid: int | None, pod: PodOnNode | None
+) -> CheckResult:
+    """The same of `pod`, whose namespace is `netns`; None: of whatever is there."""
     if pid is None and not (has_capability(CAP_SYS_ADMIN) or has_capability(CAP_SYS_PTRACE)):
         raise NotPermitted(
             "this user may not look into the network namespaces of other users' processes",
@@ -67,21 +75,27 @@ def check_node(
         tried = tuple(Rung("sock_diag", reason) for reason in poller.lacking)
     wall_ns = time.time_ns()
     findings = tuple(_from_node(context, sweep.sockets, sweep.finished_ns))
+    result = explained(
+        CheckResult(
+            target=_target(context.node_name, netns, pid, pod),
+            node=context.node_name,
+            method=sweep.source.value,
+            wall_ns=wall_ns,
+            findings=findings if pod is None else _of_pod(context, pod, findings),
+            tried=tried,
+            notes=tuple(notes),
+        )
+    )
+    notes = list(result.notes)
     if context.raw is not None:
         # Last: thousands of namespaces take a while, and processes end meanwhile.
         notes += _keep_raw(context.raw, sweep.sockets, netns=netns, pid=pid)
-    return CheckResult(
-        target=_target(context.node_name, netns, pid),
-        node=context.node_name,
-        method=sweep.source.value,
-        wall_ns=wall_ns,
-        findings=findings,
-        tried=tried,
-        notes=tuple(dict.fromkeys(notes)),
-    )
+    return replace(result, notes=tuple(dict.fromkeys(notes)))
 
 
-def _target(node: str, netns: frozenset[int] | None, pid: int | None) -> str:
+def _target(node: str, netns: frozenset[int] | None, pid: int | None, pod: PodOnNode | None) -> str:
+    if pod is not None:
+        return f"pod {pod.namespace}/{pod.name}, from its node {node}"
     if pid is not None:
         return f"process {pid} on node {node}"
     if netns is not None:
@@ -131,18 +145,17 @@ def check_pod_here(context: Context, spec: str) -> CheckResult:
 
 def check_found_pod(context: Context, pod: PodOnNode) -> CheckResult:
     """Looks at a pod that was found on this node. Raises NotPermitted."""
-    result = check_node(context, netns=pod.netns)
+    return _check(context, netns=pod.netns, pid=None, pod=pod)
+
+
+def _of_pod(context: Context, pod: PodOnNode, findings: Iterable[Finding]) -> tuple[Finding, ...]:
+    """The findings of a pod, out of all in its namespace, each with its name."""
     identity = PodIdentity(pod.namespace, pod.name, pod.uid, context.node_name)
-    findings = result.findings
     if pod.host_network:
-        findings = tuple(
+        findings = (
             found for found in findings if found.pod is not None and found.pod.uid == pod.uid
         )
-    return replace(
-        result,
-        target=f"pod {pod.namespace}/{pod.name}, from its node {context.node_name}",
-        findings=tuple(replace(found, pod=found.pod or identity) for found in findings),
-    )
+    return tuple(replace(found, pod=found.pod or identity) for found in findings)
 
 
 def _from_node(context: Context, sockets: Iterable[SweptSocket], now_ns: int) -> Iterator[Finding]:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from tracer.host.ctnetlink import Conntrack, Entry
-from tracer.host.netns import inode_of_process, list_namespaces
+from tracer.host.netns import host_path, inode_of_process, list_namespaces
 from tracer.model import Attempt, Endpoint, Flow, Nat
 
 _STOP_SECONDS: Final = 1.0
@@ -155,7 +155,7 @@ class NatLookups:
             self._sockets.close_idle(time.monotonic())
 
     def _host(self) -> _Place:
-        path = self._host_path or _host_path()
+        path = self._host_path or host_path()
         return _Place(Path(path).stat().st_ino, path)
 
     def _look_up(self, attempt: Attempt, host: _Place) -> None:
@@ -327,19 +327,6 @@ class _Sockets:
     def close(self) -> None:
         for inode in list(self._open):
             self.drop(inode)
-
-
-def _host_path() -> str:
-    """The file of the node's own namespace: that of its first process.
-
-    Where that may not be read (pid 1 may hold capabilities that this process lacks), of this
-    process, as the trace runs in the node's network: see `_host_netns` of tracer.host.pods.
-    """
-    try:
-        inode_of_process(1)
-    except OSError:
-        return "/proc/self/ns/net"
-    return "/proc/1/ns/net"
 
 
 def _lives_in(pid: int, inode: int) -> bool:

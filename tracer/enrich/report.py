@@ -22,6 +22,7 @@ from tracer.model import (
     Owner,
     Process,
     Report,
+    Verdict,
 )
 
 # Finding a socket's process reads the descriptors of every process of its namespace: not more often
@@ -73,6 +74,24 @@ class Reporter:
                 attempt.flow,
                 attempt.first_seen_ns if attempt.started_ns is None else attempt.started_ns,
             ),
+        )
+
+    def again(self, report: Report, verdict: Verdict, now_ns: int, wall_offset_ns: int) -> Report:
+        """A report of an attempt's verdict, as things are now."""
+        attempt = report.change.attempt
+        retry_ns = attempt.next_retry_ns
+        return replace(
+            report,
+            change=Change(ChangeKind.EVIDENCE, attempt, now_ns),
+            wall_ns=now_ns + wall_offset_ns,
+            age_seconds=attempt.age_seconds(now_ns),
+            next_retry_seconds=(
+                None
+                if retry_ns is None or attempt.outcome is not None
+                else max(0, retry_ns - now_ns) / NANOSECONDS
+            ),
+            pod=self._pods.identify(report.process, attempt.flow) or report.pod,
+            verdict=verdict,
         )
 
     def _destination(self, change: Change) -> Destination:

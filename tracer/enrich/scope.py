@@ -130,6 +130,8 @@ class ScopeFilter:
             self._note(attempt.id, wanted is None, change.kind is ChangeKind.END)
             if not wanted:
                 return None
+        if change.kind is ChangeKind.EVIDENCE and attempt.outcome is not None:
+            return report
         if change.kind is ChangeKind.END:
             self._told.pop(attempt.id, None)
             if attempt.outcome is not None:

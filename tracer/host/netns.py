@@ -98,6 +98,19 @@ def inode_of_process(pid: int | str, proc: str = "/proc") -> int:
     return int(match[1])
 
 
+def host_path(proc: str = "/proc") -> str:
+    """The file of the node's own namespace: that of its first process.
+
+    Where that may not be read (pid 1 may hold capabilities that this process lacks), of this
+    process, as the trace runs in the node's network.
+    """
+    try:
+        inode_of_process(1, proc)
+    except OSError:
+        return f"{proc}/self/ns/net"
+    return f"{proc}/1/ns/net"
+
+
 def inode_of(spec: str, run: Sequence[str] = RUN_FOLDERS) -> int:
     """The namespace that --netns names: an inode number, a path, or a name under /run/netns.
 

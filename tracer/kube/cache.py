@@ -1,9 +1,10 @@
 """Keeps the names on disk, for a tracer that starts while the API server is out of reach.
 
-One file per node. It holds what tracer.kube.records keeps, as the API's own JSON with everything
-else left out, so that the readers of the API's answers read it too, and take nothing in it for
-granted: no specification, no environment, of annotations only the one that tells a pod's network
-interface. Names and labels of a cluster are not for everyone all the same: mode 0600.
+One file per node. It holds what names follow from, as the API's own JSON with everything else left
+out, so that the readers of the API's answers read it too, and take nothing in it for granted: no
+specification but ports, no environment, of annotations only the one that tells a pod's network
+interface. Names and labels of a cluster are not for everyone all the same: mode 0600. Policies are
+not kept: a connection would be judged by what has long changed.
 
 The file is gzipped JSON lines. The first tells version, node and time; each further one holds some
 objects of one resource, and `all` of its last one is true. A resource that has no such line is not
@@ -32,6 +33,7 @@ from tracer.kube.pod import PodInfo, mapping, pod_document, read_pod, text
 from tracer.kube.records import (
     NodeRecord,
     ServiceRecord,
+    SliceRecord,
     node_document,
     read_node,
     read_service,
@@ -40,8 +42,8 @@ from tracer.kube.records import (
     slice_document,
 )
 
-VERSION: Final = 1
-"""Of the file's format: grows when older releases could misread it."""
+VERSION: Final = 2
+"""Of the file's format: grows when releases could misread each other's. 2 has ports of pods."""
 MAX_BYTES: Final = 32 << 20
 """Of JSON; gzipped it takes a tenth. 50,000 endpoints are 8 MB."""
 
@@ -161,7 +163,9 @@ def _document(record: Record) -> dict[str, object]:
         return service_document(record)
     if isinstance(record, NodeRecord):
         return node_document(record)
-    return slice_document(record)
+    if isinstance(record, SliceRecord):
+        return slice_document(record)
+    raise TypeError(f"{type(record).__name__} is not kept on disk")
 
 
 def _sync_folder(folder: Path) -> None:
@@ -234,7 +238,9 @@ def _parse(lines: Iterator[bytes], node_name: str) -> Cached:
 
 def _records(resource: Resource, items: object) -> Iterator[Record]:
     """Raises ValueError where an item is none of the resource: save() writes none such."""
-    read = _READERS[resource]
+    read = _READERS.get(resource)
+    if read is None:
+        raise ValueError(f"{resource} are not kept on disk")
     for item in items if isinstance(items, list) else [None]:
         record = read(item)
         if record is None:

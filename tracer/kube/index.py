@@ -14,9 +14,9 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Final
 
-from tracer.kube.pod import PodInfo
+from tracer.kube.pod import TCP, PodInfo
+from tracer.kube.policy_records import PolicyRecord
 from tracer.kube.records import (
-    TCP,
     EndpointRecord,
     NodeRecord,
     ServicePort,
@@ -159,6 +159,40 @@ class EndpointIndex:
             self._held[endpoint.address] = rest[0] if len(rest) == 1 else rest
 
 
+class PolicyIndex:
+    """Policies by their namespace; each namespace's are exchanged whole."""
+
+    def __init__(self, policies: Iterable[PolicyRecord] = ()) -> None:
+        grouped: dict[str, list[PolicyRecord]] = {}
+        for one in policies:
+            grouped.setdefault(one.namespace, []).append(one)
+        self._of = {namespace: tuple(those) for namespace, those in grouped.items()}
+
+    def of(self, namespace: str) -> tuple[PolicyRecord, ...]:
+        return self._of.get(namespace, ())
+
+    def exchange(self, old: PolicyRecord | None, new: PolicyRecord | None) -> None:
+        """Holds `new` in place of `old`: one was added, modified or deleted."""
+        changed = old or new
+        if changed is None:
+            return
+        namespace = changed.namespace
+        rest = tuple(one for one in self.of(namespace) if one is not old)
+        those = rest if new is None else (*rest, new)
+        if those:
+            self._of[namespace] = those
+        else:
+            self._of.pop(namespace, None)
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceBackend:
+    """An endpoint of a service, and the port that it serves there; None: all of them."""
+
+    endpoint: EndpointRecord
+    port: int | None
+
+
 NodePort = tuple[int, int]
 """Address family, 4 or 6, and a port that every node serves."""
 Place = str | NodePort
@@ -205,6 +239,34 @@ class ServiceIndex:
     def front(self, place: Place) -> Front | None:
         return self._fronts.get(place)
 
+    def backends(self, place: Place, port: int) -> tuple[ServiceBackend, ...] | None:
+        """The endpoints behind what answers at a place and port, ready or not.
+
+        None where they are not known: not all slices are, several services answer, or the one has
+        no slice of that family. That is not what a service without endpoints has: its controller
+        leaves it an empty one.
+        """
+        found: list[tuple[Key, str]] = []
+        for key in self._claims.get(place, ()):
+            service = self._services.get(key)
+            if service is not None:
+                found += [(key, one.name) for one in _ports_at(service, place, port)]
+        if len(found) != 1:
+            return None
+        key, port_name = found[0]
+        slices = self._known_slices(key)
+        family = _family(place) if isinstance(place, str) else place[0]
+        those = [one for one in slices or () if one.family == family]
+        if not those:
+            return None
+        return tuple(
+            ServiceBackend(endpoint, number)
+            for one in those
+            for name, number in one.ports
+            if name == port_name
+            for endpoint in one.endpoints
+        )
+
     def replace_services(self, services: Mapping[Key, ServiceRecord]) -> None:
         """Takes `services` for all there are, in place of the mapping there was."""
         self._services = services
@@ -241,6 +303,7 @@ class ServiceIndex:
         for one in slices:
             key = (one.namespace, one.service)
             grouped[key] = (*grouped.get(key, ()), one)
+        self._slices_known = False  # nobody is to read the one without the other
         self._slices = grouped
         self._incomplete = incomplete
         self._slices_known = not cached and len(incomplete) <= MAX_INCOMPLETE
@@ -309,7 +372,7 @@ class ServiceIndex:
     ) -> Iterable[tuple[int, Named]]:
         family = _family(place) if isinstance(place, str) else place[0]
         for port in service.ports:
-            if port.protocol != TCP or not _answers(port, place):
+            if not _answers(port, place):
                 continue
             named = Named(
                 Kind.SERVICE,
@@ -327,9 +390,10 @@ class ServiceIndex:
         makes one for each family, an empty one where there are no pods (k8s.io/endpointslice,
         reconciler.go).
         """
-        if not self._slices_known or key in self._incomplete:
+        known = self._known_slices(key)
+        if known is None:
             return None
-        slices = [one for one in self._slices.get(key, ()) if one.family == family]
+        slices = [one for one in known if one.family == family]
         if service.has_selector and not slices:
             return None
         total: set[str] = set()
@@ -339,6 +403,11 @@ class ServiceIndex:
                 total.update(endpoint.address for endpoint in one.endpoints)
                 ready.update(endpoint.address for endpoint in one.endpoints if endpoint.ready)
         return _endpoints(len(ready), len(total))
+
+    def _known_slices(self, key: Key) -> tuple[SliceRecord, ...] | None:
+        """A service's slices; None where not all are known."""
+        slices = self._slices.get(key, ())
+        return slices if self._slices_known and key not in self._incomplete else None
 
 
 def _places(service: ServiceRecord) -> Iterable[Place]:
@@ -350,7 +419,14 @@ def _places(service: ServiceRecord) -> Iterable[Place]:
 
 
 def _answers(port: ServicePort, place: Place) -> bool:
-    return isinstance(place, str) or port.node_port == place[1]
+    return port.protocol == TCP and (isinstance(place, str) or port.node_port == place[1])
+
+
+def _ports_at(service: ServiceRecord, place: Place, number: int) -> Iterable[ServicePort]:
+    """The ports of a service that answer at a place, to connects to a port."""
+    for port in service.ports:
+        if _answers(port, place) and (not isinstance(place, str) or port.port == number):
+            yield port
 
 
 def _family(address: str) -> int:

@@ -1,6 +1,6 @@
 """Keeps the names up to date: lists and watches what they follow from, through any outage.
 
-Five daemon threads: one per resource (tracer.kube.watch), and one that reads the configuration,
+Seven daemon threads: one per resource (tracer.kube.watch), and one that reads the configuration,
 knocks at the start and during an outage, ends what takes too long, and keeps the cache on disk.
 Nothing that the tracer does waits for any of them.
 """
@@ -118,32 +118,35 @@ class Informer:
             state = KubeState.CONNECTING
         if message is None:
             message = self._remark
-        return KubeHealth(state, message, _stale_wall_ns(views))
+        return KubeHealth(state, message, self._stale_wall_ns(views))
 
     # For whoever asks at every attempt: a microsecond each, and no lock.
 
     @property
     def pods_wall_ns(self) -> int | None:
         """When the names of pods were last known to be true; None where they are, or none is."""
-        return self._watchers[Resource.PODS].feed.view.stale_wall_ns
+        return self._stale_wall_ns([self._watchers[Resource.PODS].feed.view])
 
     @property
     def destinations_wall_ns(self) -> int | None:
         """As pods_wall_ns, of services, their endpoints and nodes."""
-        return _stale_wall_ns(
-            watcher.feed.view
-            for resource, watcher in self._watchers.items()
-            if resource is not Resource.PODS
+        return self._stale_wall_ns(
+            self._watchers[one.resource].feed.view
+            for one in COLLECTIONS
+            if one.evidence is None and one.resource is not Resource.PODS
         )
 
     @property
     def names_wall_ns(self) -> int | None:
         """The older of both, as in `health`."""
-        return _stale_wall_ns(self._views)
+        return self._stale_wall_ns(self._views)
 
     @property
     def _views(self) -> list[View]:
-        return [watcher.feed.view for watcher in self._watchers.values()]
+        """Of what names follow from."""
+        return [
+            self._watchers[one.resource].feed.view for one in COLLECTIONS if one.evidence is None
+        ]
 
     def _message(self, views: list[View]) -> str | None:
         """What is wrong, the worst alone where it explains the rest."""
@@ -157,10 +160,24 @@ class Informer:
 
     @property
     def _remark(self) -> str | None:
-        """What is short of perfect, though all is known that is asked for."""
+        """What is short of perfect, though all is known that names follow from."""
+        found = [] if self._cache is None else [self._cache.problem]
         if overflow := self._names.overflow:
-            return f"the cluster is larger than there is room for: {overflow} objects have no name"
-        return None if self._cache is None else self._cache.problem
+            found = [
+                f"the cluster is larger than there is room for: {overflow} objects are unknown"
+            ]
+        return "; ".join(one for one in (*found, *self._lacking_evidence) if one) or None
+
+    @property
+    def _lacking_evidence(self) -> list[str]:
+        """What is asked for beyond names and cannot be had; an outage is told by the names."""
+        found = []
+        for one in COLLECTIONS:
+            problem = self._watchers[one.resource].feed.view.problem
+            if one.evidence is None or problem is None or problem.remedy is Remedy.REACH:
+                continue
+            found.append(f"no evidence from {one.evidence}: {problem.sentence}")
+        return found
 
     def _no_such_node(self) -> str | None:
         """That no node has the name, where that is certain: no pod will ever be on it."""
@@ -237,12 +254,16 @@ class Informer:
             view.denied or view.true_wall_ns is not None for view in views
         )
         if self._cache is not None and known:
-            self._cache.save(_stale_wall_ns(views), last=last)
+            self._cache.save(self._stale_wall_ns(views), last=last)
 
+    def _stale_wall_ns(self, views: Iterable[View]) -> int | None:
+        """When all was last known to be true; None where it is, or where nothing is known.
 
-def _stale_wall_ns(views: Iterable[View]) -> int | None:
-    """When all was last known to be true; None where it is, or where nothing is known."""
-    return min((ns for view in views if (ns := view.stale_wall_ns) is not None), default=None)
+        In an outage nothing is heard, by those watchers either that have not met it yet.
+        """
+        everything = self._access.outage is not None
+        times = (view.true_wall_ns if everything else view.stale_wall_ns for view in views)
+        return min((ns for ns in times if ns is not None), default=None)
 
 
 class _Cache:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from threading import Lock
@@ -13,17 +13,21 @@ from tracer.kube.index import (
     EndpointIndex,
     Key,
     Named,
+    NodePort,
     PodIndex,
+    PolicyIndex,
+    ServiceBackend,
     ServiceIndex,
     node_addresses,
 )
 from tracer.kube.pod import PodInfo
+from tracer.kube.policy_records import NamespaceRecord, PolicyRecord, pieces
 from tracer.kube.records import NodeRecord, ServiceRecord, SliceRecord, is_public
 from tracer.model import Kind
 
-__all__ = ["ROOM", "Key", "Named", "Names", "Record", "Resource", "key_of"]
+__all__ = ["ROOM", "Key", "Named", "Names", "Record", "Resource", "ServiceBackend", "key_of"]
 
-Record = PodInfo | ServiceRecord | SliceRecord | NodeRecord
+Record = PodInfo | ServiceRecord | SliceRecord | NodeRecord | PolicyRecord | NamespaceRecord
 _R = TypeVar("_R", bound=Record)
 
 
@@ -34,6 +38,8 @@ class Resource(StrEnum):
     SERVICES = "services"
     ENDPOINT_SLICES = "endpointslices"
     NODES = "nodes"
+    NETWORK_POLICIES = "networkpolicies"
+    NAMESPACES = "namespaces"
 
 
 ROOM: Final[Mapping[Resource, int]] = {
@@ -41,24 +47,30 @@ ROOM: Final[Mapping[Resource, int]] = {
     Resource.SERVICES: 100_000,  # services, and their ports at addresses
     Resource.ENDPOINT_SLICES: 200_000,  # slices, and endpoints
     Resource.NODES: 50_000,  # nodes, and addresses
+    Resource.NETWORK_POLICIES: 200_000,  # policies, and what they are made of
+    Resource.NAMESPACES: 200_000,  # namespaces, and labels
 }
 """How much is kept of each resource: ten of the largest nodes, three of the largest clusters."""
 
 
 def key_of(record: Record) -> Key:
-    """Namespace and name, unique within a resource; nodes have the namespace ""."""
-    return ("" if isinstance(record, NodeRecord) else record.namespace, record.name)
+    """Namespace and name, unique within a resource; nodes and namespaces have the namespace ""."""
+    if isinstance(record, NodeRecord | NamespaceRecord):
+        return "", record.name
+    return record.namespace, record.name
 
 
 class Names:
     """The index. Each resource is written by one thread; anyone may read, without a lock.
 
     `version` grows with every change, so that a reader knows when what it kept is out of date: it
-    grows after the change, never before it.
+    grows after the change, never before it. `current` are the resources of which every change is
+    heard of now; that of others was true when it was told.
     """
 
     def __init__(self, room: Mapping[Resource, int] = ROOM) -> None:
         self.version = 0
+        self.current: frozenset[Resource] = frozenset()
         self._writing = Lock()  # among writers: services and their endpoints share an index
         self._listed: frozenset[Resource] = frozenset()
         self._cached: frozenset[Resource] = frozenset()  # of those listed, by the cache alone
@@ -66,10 +78,14 @@ class Names:
         self._services = _Kept[ServiceRecord](room[Resource.SERVICES])
         self._slices = _Kept[SliceRecord](room[Resource.ENDPOINT_SLICES])
         self._nodes = _Kept[NodeRecord](room[Resource.NODES])
+        self._policies = _Kept[PolicyRecord](room[Resource.NETWORK_POLICIES])
+        self._namespaces = _Kept[NamespaceRecord](room[Resource.NAMESPACES])
         self._pod_index = PodIndex()
         self._service_index = ServiceIndex(self._services.records)
         self._endpoint_index = EndpointIndex()
         self._node_addresses: Mapping[str, str] = {}
+        self._policy_index = PolicyIndex()
+        self._namespace_index: dict[str, NamespaceRecord] = {}
         self._node_names: frozenset[str] = frozenset()
 
     def replace(
@@ -91,9 +107,16 @@ class Names:
                 self._service_index.replace_services(self._services.records)
             elif resource is Resource.ENDPOINT_SLICES:
                 changed = self._replace_slices(records, cached=cached)
-            else:
+            elif resource is Resource.NODES:
                 changed = self._nodes.replace(_all(NodeRecord, records))
                 self._index_nodes()
+            elif resource is Resource.NETWORK_POLICIES:
+                changed = self._policies.replace(_all(PolicyRecord, records))
+                self._policy_index = PolicyIndex(self._policies.records.values())
+            else:
+                changed = self._namespaces.replace(_all(NamespaceRecord, records))
+                kept = self._namespaces.records.values()
+                self._namespace_index = {one.name: one for one in kept}
             self._listed |= {resource}
             self._cached = self._cached | {resource} if cached else self._cached - {resource}
             if changed or first:
@@ -114,14 +137,24 @@ class Names:
             elif resource is Resource.ENDPOINT_SLICES:
                 if not self._put_slice(_one(SliceRecord, record)):
                     return
-            else:
+            elif resource is Resource.NODES:
                 if self._nodes.put(_one(NodeRecord, record)) is None:
                     return
                 self._index_nodes()
+            elif resource is Resource.NETWORK_POLICIES:
+                policy = self._policies.put(_one(PolicyRecord, record))
+                if policy is None:
+                    return
+                self._policy_index.exchange(policy.old, policy.new)
+            else:
+                namespace = self._namespaces.put(_one(NamespaceRecord, record))
+                if namespace is None:
+                    return
+                self._put_namespace(record.name, namespace.new)
             self.version += 1
 
     def remove(self, resource: Resource, namespace: str, name: str) -> None:
-        """An object that was deleted; nodes have the namespace ""."""
+        """An object that was deleted; nodes and namespaces have the namespace ""."""
         key = (namespace, name)
         with self._writing:
             if resource is Resource.PODS:
@@ -139,11 +172,25 @@ class Names:
                     return
                 self._service_index.put_slice(one, None)
                 self._endpoint_index.exchange(one.endpoints, ())
-            else:
+            elif resource is Resource.NODES:
                 if self._nodes.remove(key) is None:
                     return
                 self._index_nodes()
+            elif resource is Resource.NETWORK_POLICIES:
+                policy = self._policies.remove(key)
+                if policy is None:
+                    return
+                self._policy_index.exchange(policy, None)
+            else:
+                if self._namespaces.remove(key) is None:
+                    return
+                self._put_namespace(name, None)
             self.version += 1
+
+    def follows(self, resource: Resource, *, current: bool) -> None:
+        """Whether every change of a resource is heard of from now on."""
+        with self._writing:
+            self.current = self.current | {resource} if current else self.current - {resource}
 
     def records(self, resource: Resource) -> list[Record]:
         """All there is of a resource, for the cache on disk."""
@@ -179,6 +226,8 @@ class Names:
             Resource.SERVICES: self._services.overflow,
             Resource.ENDPOINT_SLICES: self._slices.overflow,
             Resource.NODES: self._nodes.overflow,
+            Resource.NETWORK_POLICIES: self._policies.overflow,
+            Resource.NAMESPACES: self._namespaces.overflow,
         }
 
     @property
@@ -226,9 +275,29 @@ class Names:
             return self._at_node(node, address, port)
         return self._at_pod(address) if front is None else front.unserved
 
+    def backends(self, address: str, port: int) -> Sequence[ServiceBackend] | None:
+        """The endpoints, ready or not, of the service that destination() names.
+
+        None where not all are known, or it cannot be told whose they are.
+        """
+        front = self._service_index.front(address)
+        if front is not None and front.named(port) is not None:
+            return self._service_index.backends(address, port)
+        if address in self._node_addresses or address in self._pod_index.host_addresses:
+            return self._service_index.backends(_node_port(address, port), port)
+        return None
+
+    def policies(self, namespace: str) -> Sequence[PolicyRecord]:
+        """The NetworkPolicies of a namespace; whether they are all, complete() tells."""
+        return self._policy_index.of(namespace)
+
+    def namespaces(self) -> Mapping[str, NamespaceRecord]:
+        """By name, those that are known."""
+        return self._namespace_index
+
     def _at_node(self, node: str, address: str, port: int | None) -> Named:
         if port is not None:
-            front = self._service_index.front((6 if ":" in address else 4, port))
+            front = self._service_index.front(_node_port(address, port))
             if front is not None and (named := front.named(port)) is not None:
                 return named
         shared = address in self._pod_index.host_addresses or address in self._endpoint_index
@@ -251,7 +320,11 @@ class Names:
             return self._services.records
         if resource is Resource.ENDPOINT_SLICES:
             return self._slices.records
-        return self._nodes.records
+        if resource is Resource.NODES:
+            return self._nodes.records
+        if resource is Resource.NETWORK_POLICIES:
+            return self._policies.records
+        return self._namespaces.records
 
     def _index_pods(self) -> None:
         self._pod_index = PodIndex.of(self._pods.records.values())
@@ -259,6 +332,12 @@ class Names:
     def _index_nodes(self) -> None:
         self._node_addresses = node_addresses(self._nodes.records.values())
         self._node_names = frozenset(node.name for node in self._nodes.records.values())
+
+    def _put_namespace(self, name: str, record: NamespaceRecord | None) -> None:
+        if record is None:
+            self._namespace_index.pop(name, None)
+        else:
+            self._namespace_index[name] = record
 
     def _replace_slices(self, records: Iterable[Record], *, cached: bool) -> bool:
         incomplete: set[Key] = set()
@@ -357,7 +436,15 @@ def _size(record: Record) -> int:
         return 1 + len(record.addresses) * len(record.ports)
     if isinstance(record, SliceRecord):
         return 1 + len(record.endpoints)
-    return 1 + len(record.addresses)
+    if isinstance(record, NodeRecord):
+        return 1 + len(record.addresses)
+    if isinstance(record, NamespaceRecord):
+        return 1 + len(record.labels or ())
+    return pieces(record)
+
+
+def _node_port(address: str, port: int) -> NodePort:
+    return 6 if ":" in address else 4, port
 
 
 def _one(kind: type[_R], record: Record) -> _R:

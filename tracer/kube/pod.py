@@ -42,6 +42,9 @@ _CLOCKS_DIFFER_SECONDS: Final = 3_600
 
 _GONE_PHASES: Final = frozenset({"Succeeded", "Failed"})
 
+TCP: Final = "TCP"
+_MAX_PORT: Final = 65_535
+
 
 @dataclass(frozen=True, slots=True)
 class ContainerInfo:
@@ -71,6 +74,7 @@ class PodInfo:
     workload           what it belongs to in the end, as far as names tell: see read_pod
     config_hash        of a static pod: what its cgroup carries in place of `uid`
     created            RFC 3339, in UTC, so that texts sort as times do
+    named_ports        numbers of the named TCP ports of its containers: see named_ports()
     """
 
     namespace: str
@@ -89,6 +93,7 @@ class PodInfo:
     workload: Workload | None = None
     config_hash: str | None = None
     created: str | None = None
+    named_ports: Mapping[str, int] | None = None
 
     @property
     def gone(self) -> bool:
@@ -148,6 +153,7 @@ def read_pod(document: object) -> PodInfo | None:
         else _workload(owner, text(controller.get("apiVersion")), labels, created),
         config_hash=_config_hash(annotations, owner),
         created=created,
+        named_ports=named_ports(pod),
     )
 
 
@@ -173,7 +179,7 @@ def pod_document(pod: PodInfo) -> dict[str, object]:
         "spec": {
             "nodeName": pod.node,
             "hostNetwork": pod.host_network,
-            "containers": [{"name": one.name} for one in pod.containers],
+            **_containers_document(pod),
         },
         "status": {
             "phase": pod.phase,
@@ -184,6 +190,36 @@ def pod_document(pod: PodInfo) -> dict[str, object]:
             ],
         },
     }
+
+
+def named_ports(document: object) -> Mapping[str, int] | None:
+    """The numbers of a v1 Pod's named TCP ports; None where its containers cannot be read.
+
+    Where two containers use one name, the first one's stands (kubernetes pkg/api/v1/pod, FindPort).
+    Of init containers only those that keep running, sidecars, have ports.
+    """
+    spec = mapping(mapping(document).get("spec"))
+    if not isinstance(spec.get("containers"), list):
+        return None
+    sidecars = [
+        one for one in mappings(spec.get("initContainers")) if one.get("restartPolicy") == "Always"
+    ]
+    found: dict[str, int] = {}
+    for container in (*mappings(spec.get("containers")), *sidecars):
+        for port in mappings(container.get("ports")):
+            name, number = shared_text(port.get("name")), port_number(port.get("containerPort"))
+            if name and number is not None and (text(port.get("protocol")) or TCP) == TCP:
+                found.setdefault(name, number)
+    return MappingProxyType(found)
+
+
+def _containers_document(pod: PodInfo) -> dict[str, object]:
+    """Containers with their names, and one without a name that has all the named ports."""
+    named: list[object] = [{"name": one.name} for one in pod.containers]
+    if pod.named_ports is None:  # of init containers alone no ports are known
+        return {"initContainers": named}
+    ports = [{"name": name, "containerPort": port} for name, port in pod.named_ports.items()]
+    return {"containers": [*named, {"ports": ports}] if ports else named}
 
 
 def _container_names(spec: Mapping[str, object]) -> list[str]:
@@ -312,6 +348,13 @@ def text(value: object) -> str | None:
 def texts(value: object) -> dict[str, str]:
     """What in a mapping is text, empty text too."""
     return {key: one for key, one in mapping(value).items() if isinstance(one, str)}
+
+
+def port_number(value: object) -> int | None:
+    """A port; None for what is none, and for "all ports"."""
+    if isinstance(value, int) and not isinstance(value, bool) and 0 < value <= _MAX_PORT:
+        return value
+    return None
 
 
 def shared_text(value: object) -> str | None:

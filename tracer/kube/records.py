@@ -13,19 +13,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from ipaddress import ip_address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from socket import AF_INET, AF_INET6, inet_ntop, inet_pton
 from typing import Final
 
-from tracer.kube.pod import mapping, mappings, shared_text, text
+from tracer.kube.pod import TCP, mapping, mappings, port_number, shared_text, text
 
 SERVICE_NAME: Final = "kubernetes.io/service-name"
 """The label that ties an EndpointSlice to its service."""
-TCP: Final = "TCP"
 
 _FAMILIES: Final = {"IPv4": 4, "IPv6": 6}
 _MAPPED: Final = b"\0" * 10 + b"\xff\xff"
-_MAX_PORT: Final = 65_535
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,8 +106,18 @@ def canonical(address: object) -> str | None:
 
 
 @lru_cache(4_096)
+def parsed(address: str | None) -> IPv4Address | IPv6Address | None:
+    """The same as a number; None for what is none."""
+    written = canonical(address)
+    return None if written is None else ip_address(written)
+
+
+@lru_cache(maxsize=16_384)
 def is_public(address: str) -> bool:
-    """Whether an address, as canonical() writes it, is one of the internet (IANA's registries)."""
+    """Whether an address, as canonical() writes it, is one of the internet (IANA's registries).
+
+    Remembered: it takes longer than the rest of a look-up.
+    """
     return ip_address(address).is_global
 
 
@@ -223,10 +231,10 @@ def _service_ports(ports: object) -> tuple[ServicePort, ...]:
                 text(one.get("name")) or "",
                 text(one.get("protocol")) or TCP,
                 number,
-                _port_number(one.get("nodePort")),
+                port_number(one.get("nodePort")),
             )
             for one in mappings(ports)
-            if (number := _port_number(one.get("port"))) is not None
+            if (number := port_number(one.get("port"))) is not None
         )
     )
 
@@ -242,7 +250,7 @@ def _shared_service_ports(
 def _slice_ports(ports: object) -> tuple[tuple[str, int | None], ...]:
     return _shared_slice_ports(
         tuple(
-            (text(one.get("name")) or "", _port_number(one.get("port")))
+            (text(one.get("name")) or "", port_number(one.get("port")))
             for one in mappings(ports)
             if (text(one.get("protocol")) or TCP) == TCP
         )
@@ -292,10 +300,3 @@ def _endpoint_document(endpoint: EndpointRecord) -> dict[str, object]:
 
 def _each_once(addresses: Iterable[str | None]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(one for one in addresses if one is not None))
-
-
-def _port_number(value: object) -> int | None:
-    """A port; None for what is none, and for "all ports"."""
-    if isinstance(value, int) and not isinstance(value, bool) and 0 < value <= _MAX_PORT:
-        return value
-    return None

@@ -27,6 +27,7 @@ from tracer.kube.heap import settled, uncollected
 from tracer.kube.line import Answer, Cut, Line
 from tracer.kube.names import Names, Record, Resource
 from tracer.kube.pod import mapping, read_pod, text
+from tracer.kube.policy_records import read_namespace, read_policy
 from tracer.kube.records import read_node, read_service, read_slice
 from tracer.kube.trouble import Asked, Backoff, Problem, Remedy, Trouble, refused
 
@@ -52,13 +53,15 @@ There is room for fewer in any case: see tracer.kube.names.ROOM, which counts th
 class Collection:
     """Where a resource is in the API, and what reads its objects; `group` is "" for v1.
 
-    `read` returns None where nothing of an object is to be kept.
+    `read` returns None where nothing of an object is to be kept. `evidence` is what cannot be had
+    without the resource where no name follows from it; None: names do.
     """
 
     resource: Resource
     path: str
     read: Callable[[object], Record | None]
     group: str = ""
+    evidence: str | None = None
 
 
 COLLECTIONS: Final = (
@@ -71,7 +74,21 @@ COLLECTIONS: Final = (
         "discovery.k8s.io/v1",
     ),
     Collection(Resource.NODES, "/api/v1/nodes", read_node),
+    Collection(
+        Resource.NETWORK_POLICIES,
+        "/apis/networking.k8s.io/v1/networkpolicies",
+        read_policy,
+        "networking.k8s.io/v1",
+        evidence="NetworkPolicies",
+    ),
+    Collection(
+        Resource.NAMESPACES,
+        "/api/v1/namespaces",
+        read_namespace,
+        evidence="the labels of namespaces",
+    ),
 )
+"""What the tracer asks for. RBAC: a ClusterRole with the verbs list and watch for each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +129,9 @@ class Watcher:
     def run(self) -> None:
         """Returns soon after `stopping` is set, the access released and the line cut."""
         while not self._stopping.is_set():
+            outage = self._access.outage
+            if outage is not None:
+                self.feed.troubled(outage)  # whichever thread it was that found it
             self._access.wait()
             self._stopping.wait(self._round())
 
@@ -142,6 +162,7 @@ class Watcher:
         try:
             self._watch(self._version)
         finally:
+            self._names.follows(self._resource, current=False)
             if time.monotonic() - began >= STEADY_SECONDS:
                 self._backoff.reset()
 
@@ -245,6 +266,7 @@ class Watcher:
                 "timeoutSeconds": str(int(seconds)),
             },
         )
+        self._names.follows(self._resource, current=True)
         self.feed.current()
         answer.listen(seconds + SLACK_SECONDS)
         began = time.monotonic()

@@ -1,6 +1,6 @@
 """A report as a directory that can be sent to somebody: what was found, and the text it came from.
 
-    report.md, report.json         the answer, for a ticket and for programs
+    report.md, report.json         the answer and why, for a ticket and for programs
     events.jsonl                   what is stuck, as events of the live trace
     environment.txt                where and when
     pod_connections.txt            TCP sockets in every state, as they were read

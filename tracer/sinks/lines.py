@@ -31,11 +31,14 @@ from tracer.model import (
     Report,
 )
 from tracer.sinks.summary import Summary
+from tracer.sinks.told import Told
 from tracer.sinks.wording import (
+    because,
     belongs_to,
     date_and_time,
     disagreements,
     duration,
+    ended_by,
     endpoint,
     errors,
     known,
@@ -54,7 +57,17 @@ from tracer.text import safe
 CLOSE_SECONDS = 2.0
 """How long close() waits for the terminal to take what is queued."""
 
-_WORDS = {ChangeKind.STUCK: "STUCK", ChangeKind.RETRANSMIT: "RETRY", ChangeKind.END: "END"}
+_WORDS = {
+    ChangeKind.STUCK: "STUCK",
+    ChangeKind.RETRANSMIT: "RETRY",
+    ChangeKind.EVIDENCE: "WHY",
+    ChangeKind.END: "END",
+}
+
+_TOLD_SECONDS = 60.0
+"""Before the verdict of a pod on a destination is told again: 1,000 attempts may share it."""
+
+_MAX_TOLD = 4_096
 _NUMBER = re.compile(r"\d+")
 
 Paint = Callable[[str, str], str]
@@ -92,6 +105,7 @@ class LinesSink:
         self._peak = 0
         self._told_lacking: set[str] = set()
         self._told_names = ""
+        self._told = Told(_TOLD_SECONDS, _MAX_TOLD)
         self._writer = Writer(stream, notify)
 
     @property
@@ -110,7 +124,10 @@ class LinesSink:
         for report in reports:
             self._count(report)
             lines.extend(self._clock.new_day(report.wall_ns))
-            lines.append(self._line(report))
+            if report.change.kind is not ChangeKind.EVIDENCE:
+                lines.append(self._line(report))
+            elif self._told.is_news(report):
+                lines.append(self._why(report))
         self._writer.put(lines)
 
     def lifecycle(self, event: Lifecycle) -> None:
@@ -149,12 +166,24 @@ class LinesSink:
         else:
             what_next = f"next {duration(report.next_retry_seconds)}"
         whose = belongs_to(report)
+        cause = ended_by(report)
         return (
             f"{self._clock.precise(report.wall_ns)} {word}"
             f" {endpoint(flow.source):<21} -> {destination:<36}"
             f" {duration(report.age_seconds):>6} {syns:<7} {what_next:<11}"
             f" {process_name(report):<18} netns {known(flow.netns)}"
-            f"{f' {whose}' if whose else ''}"
+            f"{f' {whose}' if whose else ''}{f' why {cause}' if cause else ''}"
+        )
+
+    def _why(self, report: Report) -> str:
+        flow, verdict = report.change.attempt.flow, report.verdict
+        word = self._paint(f"{'WHY':<5}", "bold cyan")
+        destination = f"{endpoint(flow.destination)} ({tag(report.destination)})"
+        whose = belongs_to(report)
+        return (
+            f"{self._clock.precise(report.wall_ns)} {word}"
+            f" {endpoint(flow.source):<21} -> {destination:<36}"
+            f" {because(verdict)}{f' [{whose}]' if whose else ''}"
         )
 
     def _banner(self, event: Lifecycle) -> list[str]:

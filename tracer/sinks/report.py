@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 from tracer.event import timestamp
-from tracer.finding import CheckResult, Row, Step, by_destination, rows
+from tracer.finding import CheckResult, Judged, Row, Step, by_destination, rows
 from tracer.model import Process
 from tracer.report_record import document, finding_record
 from tracer.sinks.wording import duration, endpoint, known, tag
@@ -18,6 +18,10 @@ MOST_SHOWN: Final = 1_000
 """Destinations in the headline, and rows of the table: nobody reads more, and rich takes half a
 millisecond for a row. JSON has all of them."""
 _SHOWN_PROCESSES: Final = 3
+_SHOWN_EVIDENCE: Final = 4
+"""Pieces of evidence a verdict: what decides it comes first. JSON has all of it."""
+
+_WHY: Final = "Why (as far as one look tells)"
 
 
 def headline(result: CheckResult) -> list[str]:
@@ -39,11 +43,13 @@ def headline(result: CheckResult) -> list[str]:
 
 
 def text(result: CheckResult, steps: Sequence[Step], *, color: bool = False) -> str:
-    """For people: headline, table, how it was collected, what to do next."""
+    """For people: headline, table, why, how it was collected, what to do next."""
     parts = ["\n".join(headline(result))]
     if result.findings:
         found = rows(result.findings)
         parts.append("\n".join((_table(found[:MOST_SHOWN], color=color), *_unshown(found))))
+    if result.verdicts:
+        parts.append("\n".join(_why(result.verdicts)))
     parts.append("\n".join(_provenance(result)))
     if steps:
         parts.append("\n".join(_advice(steps)))
@@ -101,6 +107,34 @@ def _processes(found: Sequence[Process]) -> str:
     return f"{shown} and {more} more" if more > 0 else shown
 
 
+def _why(verdicts: Sequence[Judged]) -> list[str]:
+    """Verdicts with what decides them; those that say nothing in one line."""
+    lines = [f"{_WHY}:"] if any(one.known for one in verdicts) else []
+    for one in verdicts:
+        if one.known:
+            lines.append(f"  {_about(one)}: {_because(one)}")
+            lines += [f"    {safe(clue.summary)}" for clue in one.evidence[:_SHOWN_EVIDENCE]]
+    return [*lines, *_not_known(verdicts)]
+
+
+def _about(one: Judged) -> str:
+    return f"{known(one.pod)} -> {endpoint(one.destination)}"
+
+
+def _because(one: Judged) -> str:
+    return f"{one.cause} ({one.confidence}): {safe(one.summary)}"
+
+
+def _not_known(verdicts: Sequence[Judged]) -> list[str]:
+    count = sum(not one.known for one in verdicts)
+    if not count:
+        return []
+    who = "1 of them does" if count == 1 else f"{count} of them do"
+    return [
+        f"Why {who} not answer is not known from one look: run synsent-trace --node to watch them."
+    ]
+
+
 def _provenance(result: CheckResult) -> list[str]:
     lines = [f"Looked at {safe(result.target)} through {safe(result.method)}."]
     lines += [f"Not through {safe(rung.method)}: {safe(rung.reason)}." for rung in result.tried]
@@ -156,6 +190,7 @@ def as_markdown(result: CheckResult, steps: Sequence[Step]) -> str:
     for rung in result.tried:
         lines.append(f"- Not through {_md(rung.method)}: {_md(rung.reason)}.")
     lines += [f"- Not seen: {_md(note)}." for note in result.notes]
+    lines += _why_md(result.verdicts)
     if steps:
         lines += ["", "## What to check next", ""]
     for number, step in enumerate(steps, start=1):
@@ -163,6 +198,15 @@ def as_markdown(result: CheckResult, steps: Sequence[Step]) -> str:
         lines += [f"   {safe(command)}" for command in step.commands]
         lines += ["   ```", ""]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _why_md(verdicts: Sequence[Judged]) -> list[str]:
+    lines = ["", f"## {_WHY}", ""] if verdicts else []
+    for one in verdicts:
+        if one.known:
+            lines.append(f"- **{_md(_about(one))}**: {_md(_because(one))}")
+            lines += [f"  - {_md(clue.summary)}" for clue in one.evidence[:_SHOWN_EVIDENCE]]
+    return [*lines, *(f"- {line}" for line in _not_known(verdicts))]
 
 
 def _md(value: str) -> str:

@@ -12,6 +12,8 @@ from math import isfinite
 from tracer.model import (
     NANOSECONDS,
     Attempt,
+    Cause,
+    ChangeKind,
     CrossCheck,
     Destination,
     Endpoint,
@@ -25,6 +27,7 @@ from tracer.model import (
     Outcome,
     Report,
     SourceName,
+    Verdict,
     errno_name,
 )
 from tracer.text import safe
@@ -34,6 +37,14 @@ MAX_MEMBERS = 100
 
 _IMPLIED = {Outcome.REFUSED: errno.ECONNREFUSED, Outcome.TIMED_OUT: errno.ETIMEDOUT}
 """The error that the outcome's own word says already."""
+
+_IMPLIED_CAUSES = {
+    Outcome.REFUSED: Cause.REFUSED,
+    Outcome.UNREACHABLE: Cause.UNREACHABLE,
+    Outcome.ABORTED: Cause.APPLICATION_GAVE_UP,
+    Outcome.ESTABLISHED: Cause.SLOW,
+}
+"""The verdict that the outcome's own word says already."""
 
 _OTHERS_THERE = {
     Kind.NODE: " or a hostNetwork pod on it",
@@ -105,6 +116,27 @@ def belongs_to(report: Report) -> str:
         return f"pod {short(pod.uid)}{container}"
     source = f" (by {pod.name_source})" if pod.name_source not in {None, NameSource.API} else ""
     return f"pod {safe(pod.label or '')}{container}{source}"
+
+
+def because(verdict: Verdict | None) -> str:
+    """Cause (confidence): the sentence."""
+    if verdict is None:
+        return "?"
+    return f"{verdict.cause} ({verdict.confidence}): {safe(verdict.summary)}"
+
+
+def ended_by(report: Report) -> str:
+    """What the verdict adds to how an attempt ended; empty where that says it all, or nothing."""
+    verdict = report.verdict
+    if report.change.kind is not ChangeKind.END or verdict is None:
+        return ""
+    outcome = report.change.attempt.outcome
+    implied = _IMPLIED_CAUSES.get(outcome) if outcome else None
+    return (
+        ""
+        if verdict.cause in {implied, Cause.UNKNOWN}
+        else f"{verdict.cause} ({verdict.confidence})"
+    )
 
 
 def short(uid: str | None) -> str:

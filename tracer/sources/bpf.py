@@ -9,19 +9,24 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final
 
-from tracer.errors import InputError, NoSource, NotPermitted
-from tracer.host.rights import CAP_BPF, CAP_PERFMON, CAP_SYS_ADMIN, has_capability
+from tracer.errors import InputError, NoSource
 from tracer.model import NANOSECONDS, Transition
 from tracer.sources import btf, program, wire
-from tracer.sources.load_bcc import captured_stderr, import_bcc
+from tracer.sources.load_bcc import (
+    captured_stderr,
+    compile_program,
+    import_bcc,
+    require_rights,
+    try_raw_tracepoint,
+)
 
 if TYPE_CHECKING:
     from tracer.settings import Limits
 
 _MAX_WANTED_NETNS: Final = 1024
 _REQUIRED_TRACEPOINTS: Final = {
-    "sock:inet_sock_set_state": b"on_set_state",
-    "tcp:tcp_retransmit_skb": b"on_retransmit",
+    "sock:inet_sock_set_state": "on_set_state",
+    "tcp:tcp_retransmit_skb": "on_retransmit",
 }
 # Entries of the kernel's hash read by one system call; a bucket holds more only by collision.
 _READ_ENTRIES: Final = 4096
@@ -58,7 +63,7 @@ class BpfSource:
         self._threshold_ns = int(threshold_seconds * NANOSECONDS)
         self._records: list[bytes] = []
         self._forgotten = 0
-        self._require_rights()
+        require_rights()
         self._module = import_bcc()
         macros: dict[str, int | None] = {
             "MAX_ATTEMPTS": limits.max_attempts,
@@ -73,7 +78,9 @@ class BpfSource:
         if netns is not None:
             self._require_room_for(netns)
             macros["FILTER_NETNS"] = None
-        self._bpf = self._load(macros)
+        self._bpf = compile_program(
+            self._module, program.TRACE, macros, hint="run with --backend poll"
+        )
         self._ring: Any = None
         try:
             self._open()
@@ -89,18 +96,6 @@ class BpfSource:
         return tuple(self._lacking)
 
     # --- start ---------------------------------------------------------------------------------
-
-    @staticmethod
-    def _require_rights() -> None:
-        """Asks before the compiler is loaded, which takes longer than to be refused."""
-        if has_capability(CAP_SYS_ADMIN) or (
-            has_capability(CAP_BPF) and has_capability(CAP_PERFMON)
-        ):
-            return
-        raise NotPermitted(
-            "this user may not load BPF programs",
-            hint="run as root (sudo), or with CAP_BPF and CAP_PERFMON",
-        )
 
     @staticmethod
     def _member_macros() -> dict[str, int | None]:
@@ -128,28 +123,6 @@ class BpfSource:
                 hint="trace the whole node instead",
             )
 
-    def _load(self, macros: dict[str, int | None]) -> Any:
-        folder = program.source_folder()
-        os.environ["BCC_KERNEL_SOURCE"] = str(folder / "headers")
-        flags = [f"-I{folder}", *program.define(macros)]
-        messages: list[str] = []
-        try:
-            with captured_stderr() as messages:
-                return self._module.BPF(text=program.source_text(folder).encode(), cflags=flags)
-        except Exception as error:  # noqa: BLE001  bcc raises bare Exception
-            errors = [line for line in messages if "error:" in line]
-            detail = "; ".join(errors[:3] or messages[-3:]) or str(error)
-            number = ctypes.get_errno()
-            if number in (errno.EPERM, errno.EACCES) or "super-user" in str(error):
-                raise NotPermitted(
-                    f"the kernel does not let this user load BPF programs: {detail}",
-                    hint="run as root (sudo), or with CAP_BPF and CAP_PERFMON",
-                ) from None
-            raise NoSource(
-                f"the BPF program cannot be loaded: {error}: {detail}",
-                hint="run with --backend poll",
-            ) from None
-
     def _attach(self) -> None:
         """Attaches what is needed, and by trying what some kernels do not have or allow."""
         for name, function in _REQUIRED_TRACEPOINTS.items():
@@ -160,7 +133,7 @@ class BpfSource:
                     hint="it needs Linux 4.17 or newer; run with --backend poll",
                 )
         hooks = list(_REQUIRED_TRACEPOINTS)
-        if self._try_tracepoint("sock:inet_sk_error_report", b"on_error_report") is None:
+        if self._try_tracepoint("sock:inet_sk_error_report", "on_error_report") is None:
             hooks.append("sock:inet_sk_error_report")
         else:
             self._lacking.append(
@@ -176,17 +149,8 @@ class BpfSource:
             )
         self.hooks = tuple(hooks)
 
-    def _try_tracepoint(self, name: str, function: bytes) -> str | None:
-        """Attaches to a tracepoint in its raw form; what went wrong, or None."""
-        messages: list[str] = []
-        try:
-            with captured_stderr() as messages:
-                self._bpf.attach_raw_tracepoint(
-                    tp=name.partition(":")[2].encode(), fn_name=function
-                )
-        except Exception as error:  # noqa: BLE001  bcc raises bare Exception
-            return "; ".join([str(error), *messages[-3:]])
-        return None
+    def _try_tracepoint(self, name: str, function: str) -> str | None:
+        return try_raw_tracepoint(self._bpf, name.partition(":")[2], function)
 
     def _try_kprobe(self, kernel_function: bytes, function: bytes) -> bool:
         try:

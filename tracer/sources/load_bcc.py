@@ -1,4 +1,4 @@
-"""Finds BCC's Python module. The only importer of bcc.
+"""Finds BCC's Python module, and loads programs with it. The only importer of bcc.
 
 BCC comes from the distribution, for the system's Python, so it is looked for outside this
 interpreter's own path too; it is plain Python over ctypes and runs anywhere.
@@ -7,14 +7,19 @@ interpreter's own path too; it is plain Python over ctypes and runs anywhere.
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import errno
 import importlib.util
 import os
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from tracer.errors import NoSource
+from tracer.errors import NoSource, NotPermitted
+from tracer.host.rights import CAP_BPF, CAP_PERFMON, CAP_SYS_ADMIN, has_capability
+from tracer.sources import program
 
 _BCC_PLACES: Final = (
     "/usr/lib/python3/dist-packages",
@@ -23,6 +28,58 @@ _BCC_PLACES: Final = (
     "/usr/local/lib/python3*/dist-packages",
     "/usr/local/lib/python3*/site-packages",
 )
+# stderr is one for all threads: two that kept it at a time would not give it back.
+_keeping_stderr = threading.Lock()
+
+
+def require_rights() -> None:
+    """Asks before the compiler is loaded, which takes longer than to be refused.
+
+    Raises NotPermitted.
+    """
+    if has_capability(CAP_SYS_ADMIN) or (has_capability(CAP_BPF) and has_capability(CAP_PERFMON)):
+        return
+    raise NotPermitted(
+        "this user may not load BPF programs",
+        hint="run as root (sudo), or with CAP_BPF and CAP_PERFMON",
+    )
+
+
+def compile_program(module: Any, main: str, macros: Mapping[str, int | None], hint: str) -> Any:
+    """Compiles one of our programs and makes its maps: bcc's object, which holds them.
+
+    Raises NotPermitted where the kernel refuses, NoSource with `hint` where something else fails.
+    """
+    folder = program.source_folder()
+    headers = str(folder / "headers")
+    if os.environ.get("BCC_KERNEL_SOURCE") != headers:
+        os.environ["BCC_KERNEL_SOURCE"] = headers
+    flags = [f"-I{folder}", *program.define(macros)]
+    messages: list[str] = []
+    try:
+        with captured_stderr() as messages:
+            return module.BPF(text=program.source_text(folder, main).encode(), cflags=flags)
+    except Exception as error:  # noqa: BLE001  bcc raises bare Exception
+        errors = [line for line in messages if "error:" in line]
+        detail = "; ".join(errors[:3] or messages[-3:]) or str(error)
+        number = ctypes.get_errno()
+        if number in (errno.EPERM, errno.EACCES) or "super-user" in str(error):
+            raise NotPermitted(
+                f"the kernel does not let this user load BPF programs: {detail}",
+                hint="run as root (sudo), or with CAP_BPF and CAP_PERFMON",
+            ) from None
+        raise NoSource(f"the BPF program cannot be loaded: {error}: {detail}", hint=hint) from None
+
+
+def try_raw_tracepoint(bpf: Any, name: str, function: str) -> str | None:
+    """Attaches a function to a tracepoint in its raw form; what went wrong, or None."""
+    messages: list[str] = []
+    try:
+        with captured_stderr() as messages:
+            bpf.attach_raw_tracepoint(tp=name.encode(), fn_name=function.encode())
+    except Exception as error:  # noqa: BLE001  bcc raises bare Exception
+        return "; ".join([str(error), *messages[-3:]])
+    return None
 
 
 def import_bcc() -> Any:
@@ -83,17 +140,21 @@ def _import_bcc_from(folder: Path | None) -> Any:
 
 @contextlib.contextmanager
 def captured_stderr() -> Iterator[list[str]]:
-    """Keeps what LLVM and libbpf write to stderr: attaching by trial fails noisily."""
+    """Keeps what LLVM and libbpf write to stderr: attaching by trial fails noisily.
+
+    Other threads' words are kept with them: during a trace nobody writes there.
+    """
     lines: list[str] = []
-    sys.stderr.flush()
-    saved = os.dup(2)
-    memory = os.memfd_create("synsent-stderr", os.MFD_CLOEXEC)
-    try:
-        os.dup2(memory, 2)
-        yield lines
-    finally:
-        os.dup2(saved, 2)
-        os.close(saved)
-        os.lseek(memory, 0, os.SEEK_SET)
-        with open(memory, encoding="utf-8", errors="replace") as captured:
-            lines += [line.strip() for line in captured if line.strip()]
+    with _keeping_stderr:
+        sys.stderr.flush()
+        saved = os.dup(2)
+        memory = os.memfd_create("synsent-stderr", os.MFD_CLOEXEC)
+        try:
+            os.dup2(memory, 2)
+            yield lines
+        finally:
+            os.dup2(saved, 2)
+            os.close(saved)
+            os.lseek(memory, 0, os.SEEK_SET)
+            with open(memory, encoding="utf-8", errors="replace") as captured:
+                lines += [line.strip() for line in captured if line.strip()]

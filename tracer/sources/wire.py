@@ -27,6 +27,7 @@ _ATTEMPT: Final = (
     ("retransmissions", "I"),
     ("segs_out_start", "I"),
     ("reported_error", "i"),
+    ("isn", "I"),
     ("family", "H"),
     ("sport", "H"),
     ("dport", "H"),
@@ -36,7 +37,7 @@ _ATTEMPT: Final = (
     ("daddr", "16s"),
     ("comm", "16s"),
     ("retransmitted", "B"),
-    ("pad", "3s"),
+    ("pad", "7s"),
 )
 _EVENT_HEAD: Final = (
     ("time_ns", "Q"),
@@ -62,11 +63,19 @@ COUNTERS: Final = (
 )
 _KIND_RETRANSMIT: Final = 1
 _KIND_END: Final = 2
-_V4_MAPPED: Final = bytes(10) + b"\xff\xff"
+V4_MAPPED: Final = bytes(10) + b"\xff\xff"
 
 
-def _format(members: tuple[tuple[str, str], ...]) -> str:
+Members = tuple[tuple[str, str], ...]
+
+
+def _format(members: Members) -> str:
     return "".join(code for _, code in members)
+
+
+def layout_of(members: Members) -> struct.Struct:
+    """A C struct of these members. The last one must fill it: C pads its end, this does not."""
+    return struct.Struct("@" + _format(members))
 
 
 class RawAttempt(NamedTuple):
@@ -83,6 +92,7 @@ class RawAttempt(NamedTuple):
     retransmissions: int
     segs_out_start: int
     reported_error: int
+    isn: int
     family: int
     sport: int
     dport: int
@@ -100,31 +110,29 @@ EVENT: Final = struct.Struct("@" + _format(_EVENT_HEAD) + _format(_ATTEMPT))
 COUNTERS_PER_CPU: Final = struct.Struct(f"@{len(COUNTERS)}Q")
 
 
+def layout_macros(name: str, members: Members) -> dict[str, int]:
+    """Name and value of each -D macro by which the compiler checks the mirror of one struct."""
+    macros = {f"MIRROR_SIZE_{name}": struct.calcsize("@" + _format(members))}
+    for index, (member, code) in enumerate(members):
+        end = struct.calcsize("@" + _format(members[: index + 1]))
+        macros[f"MIRROR_{name}_{member}"] = end - struct.calcsize(code)
+    return macros
+
+
 def mirror_macros() -> dict[str, int]:
     """Name and value of each -D macro by which the compiler checks this mirror."""
-    macros = {
-        "MIRROR_SIZE_attempt": ATTEMPT.size,
+    return {
+        **layout_macros("attempt", _ATTEMPT),
+        **layout_macros("event", _EVENT_HEAD),
+        **layout_macros("counters", tuple((name, "Q") for name in COUNTERS)),
         "MIRROR_SIZE_event": EVENT.size,
-        "MIRROR_SIZE_counters": COUNTERS_PER_CPU.size,
         "MIRROR_event_attempt": struct.calcsize("@" + _format(_EVENT_HEAD)),
     }
-    layouts = (
-        ("attempt", _ATTEMPT),
-        ("event", _EVENT_HEAD),
-        ("counters", tuple((name, "Q") for name in COUNTERS)),
-    )
-    for name, members in layouts:
-        for index, (member, code) in enumerate(members):
-            size = struct.calcsize(code)
-            macros[f"MIRROR_{name}_{member}"] = (
-                struct.calcsize("@" + _format(members[: index + 1])) - size
-            )
-    return macros
 
 
 def _addresses(raw: RawAttempt) -> tuple[int, str, str]:
     """IP version on the wire, source and destination as text."""
-    if raw.daddr.startswith(_V4_MAPPED):
+    if raw.daddr.startswith(V4_MAPPED):
         return 4, inet_ntop(_AF_INET, raw.saddr[12:]), inet_ntop(_AF_INET, raw.daddr[12:])
     return 6, inet_ntop(AF_INET6, raw.saddr), inet_ntop(AF_INET6, raw.daddr)
 
@@ -184,6 +192,7 @@ def transition_of(
         errno=errno,
         soft_errno=soft_errno,
         no_syn_sent=no_syn_sent,
+        isn=raw.isn or None,
     )
 
 
