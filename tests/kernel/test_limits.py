@@ -26,7 +26,7 @@ PORT = 8443
 STORM = Path(__file__).parents[1] / "support" / "storm.py"
 
 ATTEMPTS = 50
-DELAY_SECONDS = 0.1
+DELAY_SECONDS = 0.25
 HEALTHY = 200_000
 HEALTHY_CPU_SECONDS = 0.3
 STUCK = 5_000

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
@@ -13,6 +14,7 @@ from tracer.evidence import place as place_module
 from tracer.evidence.place import PlaceFacts, Places
 from tracer.facts import ConntrackTable, Listener, LocalPorts, Neighbour, ReversePath, Route
 from tracer.host.counters import ConntrackDrops, TcpCounters
+from tracer.host.ctnetlink import Entry
 from tracer.host.inet_diag import ListenSocket
 from tracer.host.netns import Namespace
 from tracer.model import Endpoint, Flow, Scope
@@ -32,6 +34,7 @@ class Kernel:
     overflows: int = 3
     refused: int = 7
     listening: ListenSocket | None = None
+    entry: Entry | OSError | None = None
     errors: dict[str, OSError] = field(default_factory=dict)
     asked: list[tuple[str, str, object]] = field(default_factory=list)
 
@@ -66,6 +69,21 @@ class Netlink:
     def neighbour(self, address: str, device: str) -> Neighbour:
         self.kernel.note("neighbour", self.path, address)
         return Neighbour(address, device, "REACHABLE", 1)
+
+
+@dataclass
+class Tracking:
+    kernel: Kernel
+    path: str
+
+    def get(self, flow: Flow) -> Entry | None:
+        self.kernel.note("entry", self.path, flow.destination)
+        if isinstance(self.kernel.entry, OSError):
+            raise self.kernel.entry
+        return self.kernel.entry
+
+    def close(self) -> None:
+        self.kernel.note("closed", self.path)
 
 
 @dataclass
@@ -108,6 +126,7 @@ def kernel(monkeypatch: pytest.MonkeyPatch) -> Kernel:
     fakes: dict[str, Callable[..., Any]] = {
         "list_namespaces": lambda: found,
         "Rtnetlink": lambda path: Netlink(made, path),
+        "Conntrack": lambda path: Tracking(made, path),
         "read_tcp_counters": counters,
         "conntrack_drops": drops,
         "conntrack_table": table,
@@ -149,6 +168,36 @@ def test_where_nobody_knows_the_backend_the_nodes_way_is_not_looked_up() -> None
     assert found.route == UNICAST
     assert (found.host_route, found.host_neighbour, found.listener) == (None, None, None)
     assert len(found.conntrack) == 2
+
+
+def entry(backend: Endpoint) -> Entry:
+    return Entry(backend, CLIENT, "SYN_SENT", replied=False, assured=False, timeout_seconds=1)
+
+
+@pytest.mark.parametrize(
+    ("found", "asked"),
+    [
+        (None, True),
+        (entry(THERE), True),
+        (OSError(errno.EPROTONOSUPPORT, "nf_conntrack is not loaded"), True),
+        (entry(BACKEND), False),
+        (PermissionError(errno.EPERM, "no"), False),
+    ],
+)
+def test_a_backend_whose_name_is_on_its_way_is_waited_for(
+    kernel: Kernel, found: Entry | OSError | None, asked: bool
+) -> None:
+    kernel.entry = found
+    told = places().look(FLOW, Scope.VPC, None)
+    assert (told.host_route is not None) == asked
+    assert kernel.of("entry") == [("/node", THERE)]
+    assert kernel.of("closed") == [("/node", None)]
+
+
+def test_nat_of_a_port_that_is_not_known_is_not_either(kernel: Kernel) -> None:
+    unknown = replace(FLOW, source=Endpoint(CLIENT.address, None))
+    assert places().look(unknown, Scope.VPC, None).host_route is None
+    assert kernel.of("entry") == []
 
 
 def test_a_node_that_forwards_nothing_for_the_pod_is_not_asked(kernel: Kernel) -> None:

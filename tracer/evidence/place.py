@@ -6,9 +6,10 @@ costs grows with the destinations, not with the attempts.
 
 from __future__ import annotations
 
+import errno
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
 from typing import Final, NamedTuple, TypeVar
 
@@ -22,6 +23,7 @@ from tracer.facts import (
 )
 from tracer.host.counters import ConntrackDrops, TcpCounters, conntrack_drops, conntrack_table
 from tracer.host.counters import tcp_counters as read_tcp_counters
+from tracer.host.ctnetlink import Conntrack
 from tracer.host.listeners import AddressOwners, listener
 from tracer.host.netns import Namespace, list_namespaces
 from tracer.host.ports import local_ports
@@ -113,14 +115,15 @@ class Places:
         is gone, stays None.
 
         `backend` is where NAT on the node leads, None where it is not known to. `translated` tells
-        that it leads somewhere, so that without a backend nobody knows where the node sends it.
+        that it leads somewhere: without a backend nobody knows where the node sends it then, and
+        nothing is said of the way there.
         `ports` asks how many local ports are in use too, which costs milliseconds.
         """
         namespace = self._namespace(flow.netns)
         path = namespace.path if namespace is not None else None
         host_path = self._node_on_the_way(flow)
         beyond = flow if backend is None else replace(flow, destination=backend)
-        astray = translated and backend is None
+        astray = backend is None and (translated or self._led_elsewhere(host_path, flow))
         route, neighbour = self._way(path, flow)
         host_route, host_neighbour = self._way(None if astray else host_path, beyond)
         return PlaceFacts(
@@ -184,6 +187,22 @@ class Places:
         if path is None or flow.netns == self.host_netns:
             return None
         return path if self._try(_knows, path, flow.source.address) else None
+
+    def _led_elsewhere(self, host_path: str | None, flow: Flow) -> bool:
+        """Whether the node's NAT sends this very flow elsewhere, or may: NAT is looked up beside
+        this thread (enrich/nat.py), and its word may be on its way. The node's route to a service's
+        own address is nobody's.
+        """
+        if host_path is None:
+            return False
+        if None in {flow.source.port, flow.destination.port}:
+            return True
+        try:
+            with closing(Conntrack(host_path)) as kernel:
+                entry = kernel.get(flow)
+        except OSError as error:
+            return error.errno != errno.EPROTONOSUPPORT  # nothing is tracked, so nothing translated
+        return entry is not None and entry.reply_source != flow.destination
 
     def _way(self, path: str | None, flow: Flow) -> tuple[Route | None, Neighbour | None]:
         if path is None:
