@@ -26,6 +26,7 @@ from tests.support.netns import (
 )
 from tests.support.tracer import Event, Tracer, get
 from tests.support.wait import wait_until
+from tracer.kube.cache import cache_file
 
 PORT = 8443
 SEEN_SECONDS = 20
@@ -317,7 +318,7 @@ def test_names_complete_themselves_when_the_api_server_comes_back_and_are_kept_f
             named = tracer.wait_for(
                 lambda event: get(event, "k8s.pod.name_source") == "api", SEEN_SECONDS, "the name"
             )
-            wait_until(lambda: list(cache.glob("*")), SEEN_SECONDS, "the cache")
+            wait_until(cache_file(cache, NODE).exists, SEEN_SECONDS, "the whole cache")
             tracer.kill()
         api.stop()
         client.kill()
