@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 /* Where the SYNs of stuck attempts go on this node: which of them, or of the answers to them, the
- * kernel dropped, and which devices they were handed to.
+ * kernel dropped, which devices they were handed to, and whether a RST ended them.
  *
  * Attached only while something is stuck: kfree_skb is passed by every packet that the kernel drops,
  * net_dev_start_xmit by every one that it sends. Nobody is woken; user space reads the maps.
@@ -17,6 +17,7 @@
 #include "read.h"
 #include "drops.h"
 #include "packet.h"
+#include "ends.h"
 
 /* Attempts to look for, by the sequence number of their SYN. Full: user space counts the rest. */
 BPF_HASH(watched, u32, struct watched, MAX_WATCHED);
@@ -24,6 +25,10 @@ BPF_HASH(watched, u32, struct watched, MAX_WATCHED);
 /* Full: counted in `no_room`. */
 BPF_HASH(drops, struct drop_key, struct drop, MAX_ENTRIES);
 BPF_HASH(handed, struct handed_key, struct handed, MAX_ENTRIES);
+
+/* When the RST came that ended an attempt, by its watch (CLOCK_MONOTONIC). Full: counted in
+ * `no_room`. */
+BPF_HASH(resets, u32, u64, MAX_WATCHED);
 
 BPF_PERCPU_ARRAY(counters, struct drop_counters, 1);
 
@@ -212,5 +217,31 @@ int on_start_xmit(struct bpf_raw_tracepoint_args *ctx)
 	key.ifindex = READ_MEMBER(u32, device, OFF_DEV_IFINDEX);
 	key.netns = device_netns(device);
 	count_handed(&key, device);
+	return 0;
+}
+
+/* tcp:tcp_receive_reset (socket): passed by whoever gets a RST that TCP takes for its own, before the
+ * socket's state changes. In SYN_SENT such a RST acknowledges the SYN. */
+int on_receive_reset(struct bpf_raw_tracepoint_args *ctx)
+{
+	u64 sk = ctx->args[0], now = bpf_ktime_get_ns();
+	struct watched *attempt;
+	struct ends ends = {};
+	u32 isn, watch;
+
+	if (READ_MEMBER(u8, sk, OFF_SOCK_STATE) != TCP_SYN_SENT)
+		return 0;
+	isn = READ_MEMBER(u32, sk, OFF_TCP_SND_UNA);
+	attempt = watched.lookup(&isn);
+	if (!attempt)
+		return 0;
+	ends_of_socket(sk, &ends);
+	if (!shares_an_end(&ends, &attempt->socket)) {
+		COUNT(mismatched);
+		return 0;
+	}
+	watch = attempt->watch;
+	if (resets.update(&watch, &now))
+		COUNT(no_room);
 	return 0;
 }

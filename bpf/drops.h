@@ -61,7 +61,7 @@ struct handed {
 
 /* Totals since the program was loaded, one copy per CPU. */
 struct drop_counters {
-	u64 no_room;    /* drops and hand-overs that found their map full */
+	u64 no_room;    /* drops, hand-overs and RSTs that found their map full */
 	u64 mismatched; /* packets with the number of an attempt, and nothing else of it */
 };
 

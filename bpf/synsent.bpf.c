@@ -50,6 +50,9 @@ int on_set_state(struct bpf_raw_tracepoint_args *ctx)
 	known = attempts.lookup(&sk);
 	if (known) {
 		fresh = *known;
+		/* Of what ends before its first retransmission, where tcp_connect() was not seen. */
+		if (new_state == TCP_CLOSE && !fresh.isn)
+			fresh.isn = sock_isn(sk);
 		fresh.retransmissions = sock_total_retrans(sk);
 		note_tuple(&fresh, sk);
 		attempt_leaves(sk, &fresh, new_state);

@@ -122,8 +122,10 @@ def _trace(settings: Settings, stop: _Stop) -> None:
         _clear(settings.ready_file)
     if stop.asked:
         return
+    from tracer.evidence.heap import share_heap
     from tracer.session import Session
 
+    share_heap()  # sinks have threads
     sinks = _sinks(settings)
     try:
         session = Session(settings, sinks)

@@ -63,7 +63,12 @@ class Handed:
 
 @dataclass(frozen=True, slots=True)
 class IcmpError:
-    """An ICMP error about this attempt's SYN reached its namespace. `family` is 4 or 6."""
+    """An ICMP error about this attempt's SYN reached its namespace. `family` is 4 or 6.
+
+    `proven` tells whether it quoted the SYN's sequence number, which only who saw that SYN can do;
+    false where the attempt's is not known: then whoever guesses its four ends may have sent it.
+    `here` tells whether the sender's address is one of this node's; None where nobody looked.
+    """
 
     family: int
     kind: int
@@ -71,18 +76,34 @@ class IcmpError:
     sender: str
     count: int
     last_ns: int
+    proven: bool = True
+    here: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Reset:
+    """A RST that ended this attempt reached its socket (tcp:tcp_receive_reset).
+
+    `sender` is whom the packet names, as the socket saw it: after connection tracking has put the
+    address that was asked for in place of a backend's.
+    """
+
+    sender: Endpoint
+    at_ns: int
 
 
 @dataclass(frozen=True, slots=True)
 class Neighbour:
     """The neighbour entry of the next hop, in the namespace the fact is about. `state` is the
-    kernel's word (FAILED, INCOMPLETE, REACHABLE, STALE ...); None: there is no entry.
+    kernel's word (FAILED, INCOMPLETE, REACHABLE, STALE ...); None: there is no entry. `lladdr` is
+    its hardware address, None where none is known.
     """
 
     address: str
     device: str | None
     state: str | None
     at_ns: int
+    lladdr: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +124,9 @@ class Route:
 @dataclass(frozen=True, slots=True)
 class ConntrackTable:
     """How full a namespace's connection tracking is. `refused` counts packets, of whomever, that it
-    dropped for want of room while it was watched; 0 where that is not known.
+    dropped for want of room since the attempt was watched; 0 where that is not known. `stopped`
+    counts the packets of all watched attempts that netfilter dropped there, for whatever reason;
+    None where drops are not watched.
     """
 
     netns: int | None
@@ -111,6 +134,7 @@ class ConntrackTable:
     maximum: int
     refused: int
     at_ns: int
+    stopped: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,8 +142,12 @@ class Listener:
     """The destination lives on this node: its listening socket, in that namespace.
 
     `listening` is false where the address is there and nothing listens on the port. `queued` and
-    `backlog` are the accept queue and its limit; `overflows` and `drops` what the namespace's
-    ListenOverflows and ListenDrops grew by since the attempt was watched.
+    `backlog` are the accept queue and its limit; `overflows`, `drops`, `syn_queue_drops` and
+    `syn_cookies` what the namespace's ListenOverflows, ListenDrops, TCPReqQFullDrop and
+    TCPReqQFullDoCookies grew by since the attempt was watched, whichever listener it was.
+    `on_the_way` tells whether the route ends in that namespace: another one of the node may have
+    the same address. None where the last device does not tell; where it leads elsewhere there is
+    no such fact.
     """
 
     netns: int
@@ -129,6 +157,9 @@ class Listener:
     overflows: int
     drops: int
     at_ns: int
+    on_the_way: bool | None = True
+    syn_queue_drops: int = 0
+    syn_cookies: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,10 +254,13 @@ class Facts:
     syns_handed     SYNs sent while hand-overs were watched, which they are for some seconds only;
                     None: as many as drops were watched for
     last_syn_ns     when the last SYN was sent
-    resets          RSTs its socket got (tcp:tcp_receive_reset); None: not watched
+    resets          RSTs that its socket got while it was watched: one at most, for it ends the
+                    attempt; None: nobody looked, or it goes on
     route, neighbour            in the attempt's own namespace
     host_route, host_neighbour  the same in the host's, where that is another one: what a pod sends
                                 is routed a second time there
+    by_mark         policy routing would take another way for packets with some mark (ip-rule(8)),
+                    which may be theirs: the route there is not known
     backend         what became of the service's endpoint that NAT chose; None: no NAT, or no
                     service, or its endpoints are not known
     """
@@ -256,8 +290,9 @@ class Facts:
     watched_ns: int | None = None
     syns_watched: int | None = None
     last_syn_ns: int | None = None
-    resets: int | None = None
+    resets: tuple[Reset, ...] | None = None
     host_route: Route | None = None
     host_neighbour: Neighbour | None = None
     backend: Backend | None = None
     syns_handed: int | None = None
+    by_mark: bool = False

@@ -394,6 +394,15 @@ class SweptSocket:
 
 
 @dataclass(frozen=True, slots=True)
+class Reached:
+    """A namespace connected to that destination, at `after_ns` or later (CLOCK_MONOTONIC)."""
+
+    netns: int
+    destination: Endpoint
+    after_ns: int
+
+
+@dataclass(frozen=True, slots=True)
 class Sweep:
     """Everything in SYN_SENT in the namespaces that were looked into, at one time.
 
@@ -402,6 +411,8 @@ class Sweep:
     with them.
     `established` holds cookies of sockets that earlier sweeps saw in SYN_SENT and that were now
     seen connected.
+    `reached` is what else namespaces with stuck attempts have connected to since an earlier sweep,
+    as far as that is known: not where a connection was over before the next one, nor from /proc.
     """
 
     source: SourceName
@@ -411,6 +422,7 @@ class Sweep:
     sockets: tuple[SweptSocket, ...]
     gone: frozenset[int] = frozenset()
     established: frozenset[int] = frozenset()
+    reached: tuple[Reached, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -430,7 +442,8 @@ class Losses:
     unseen_ends      attempts of which the kernel skipped the probe that sees the end
     queue_full       records user space had no room for
     undecodable      records that made no sense
-    evidence         attempts and drops that the probe of drops had no room for
+    evidence         attempts, drops, ICMP errors, failures and verdicts that the evidence had no
+                     room for, and how often its thread failed
     table_full       attempts the tracker had no room for
     output_dropped   events that could not be recorded
     lines_not_shown  lines that a slow terminal had no room for; the events are recorded elsewhere

@@ -327,7 +327,8 @@ FIELDS: tuple[Field, ...] = (
     _total("tracer.losses.undecodable", description="Records that made no sense."),
     _total(
         "tracer.losses.evidence",
-        description="Attempts and drops that the probe of drops had no room for.",
+        description="Attempts, drops, ICMP errors, failures and verdicts that the evidence had no"
+        " room for, and how often its thread failed.",
     ),
     _total("tracer.losses.table_full", description="Attempts the tracker had no room for."),
     _total("tracer.losses.output_dropped", description="Events that could not be recorded."),

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Final
+from typing import Final, TypeVar
 
 from tracer.enrich.cluster import ClusterView
 from tracer.enrich.destination import Destinations
@@ -36,6 +36,8 @@ from tracer.model import (
     Losses,
     Rates,
     Report,
+    Sweep,
+    Verdict,
 )
 from tracer.settings import Settings
 from tracer.sinks import Sink
@@ -50,6 +52,9 @@ _KUBE_SECONDS: Final = 1.0
 # News of the tracer's own state: this often while it changes, that often as a sign of life.
 _HEALTH_SECONDS: Final = 10.0
 _SIGN_OF_LIFE_SECONDS: Final = 60.0
+_TOLD_AT_ONCE: Final = 256
+
+_Each = TypeVar("_Each")
 
 
 class Session:
@@ -84,8 +89,11 @@ class Session:
         )
         self._nat = NatLookups()
         node = NodePods()
+        self._destinations = NamedDestinations(
+            Destinations(settings.vpc_cidrs), names, self._destinations_wall_ns
+        )
         self._reporter = Reporter(
-            NamedDestinations(Destinations(settings.vpc_cidrs), names, self._destinations_wall_ns),
+            self._destinations,
             ProcessTable(),
             Pods(settings.node_name, node, names, self._pods_wall_ns),
             self._nat,
@@ -205,23 +213,30 @@ class Session:
             changes: list[Change] = self._tracker.apply(batch.transitions, offset)
             if batch.sweep is not None:
                 changes += self._tracker.apply_sweep(batch.sweep, offset)
+                self._compare(batch.sweep, offset)
             if not changes:
                 continue
-            reports = self._own.leave_out(self._reporter.reports(changes, offset))
-            if self._investigator is not None:
-                reports = self._investigator.note(reports)
-            self._write(reports)
-        self._write(self._verdicts())
+            for part in _parts(self._own.leave_out(self._reporter.reports(changes, offset))):
+                told = part if self._investigator is None else self._investigator.note(part)
+                self._write(told)
+        for news in _parts(self._news()):
+            self._write(self._verdicts(news))
 
-    def _verdicts(self) -> list[Report]:
-        """The verdicts that are new, each as an event of its attempt."""
-        if self._investigator is None:
-            return []
+    def _compare(self, sweep: Sweep, wall_offset_ns: int) -> None:
+        """Hands on what else was reached by those who have something stuck."""
+        if self._investigator is not None and sweep.reached:
+            scoped = [
+                (one, self._destinations.describe(one.destination).scope) for one in sweep.reached
+            ]
+            self._investigator.reached(scoped, wall_offset_ns)
+
+    def _news(self) -> Sequence[tuple[Report, Verdict]]:
+        return () if self._investigator is None else self._investigator.news()
+
+    def _verdicts(self, news: Sequence[tuple[Report, Verdict]]) -> list[Report]:
+        """Verdicts that are new, each as an event of its attempt."""
         now, offset = time.monotonic_ns(), time.time_ns() - time.monotonic_ns()
-        return [
-            self._reporter.again(report, verdict, now, offset)
-            for report, verdict in self._investigator.news()
-        ]
+        return [self._reporter.again(report, verdict, now, offset) for report, verdict in news]
 
     def _write(self, reports: Sequence[Report]) -> None:
         if self._scope is not None:
@@ -324,6 +339,14 @@ def _news(health: Health) -> Health:
         crosscheck=replace(health.crosscheck, sweeps=0, agreed=0, before_start=0),
         kube=_gist(health.kube),
     )
+
+
+def _parts(whole: Sequence[_Each]) -> Iterator[Sequence[_Each]]:
+    """As much as is told at once: with verdict and text an event takes some 10 kB, and thousands of
+    attempts may end together.
+    """
+    for start in range(0, len(whole), _TOLD_AT_ONCE):
+        yield whole[start : start + _TOLD_AT_ONCE]
 
 
 def _gist(kube: KubeHealth) -> KubeHealth:

@@ -8,6 +8,7 @@ test_verdicts.py.
 from __future__ import annotations
 
 import json
+import re
 import socket
 import struct
 import threading
@@ -22,6 +23,8 @@ from typing import Final
 from tests.kernel.scenarios import TCP_SECONDS
 from tests.support.bpf import deaf_cgroup, xdp_drops
 from tests.support.client import Client, listen
+from tests.support.cluster import Cluster, cluster
+from tests.support.cluster import options as cluster_options
 from tests.support.conntrack import fill
 from tests.support.netns import (
     NOBODY_V4,
@@ -41,6 +44,7 @@ from tests.support.node import (
     icmp_errors,
     own_address,
     resets,
+    resets_once,
 )
 from tests.support.sockets import listening, opened, path_of
 from tests.support.tracer import Event, Tracer, get
@@ -58,7 +62,8 @@ NOBODY: Final = {4: "10.77.2.99", 6: "fd77:2::99"}
 @dataclass
 class Scene:
     """A node under trace, and what is to be taken down after it. `told` says whether the verdict
-    that is waited for is there.
+    that is waited for is there; `changed_at` (epoch seconds) when its cause came about, where that
+    was while the attempt was stuck; `answering` is set once somebody beyond the node shall answer.
     """
 
     deep: Deep
@@ -67,6 +72,9 @@ class Scene:
     told: Callable[[], bool]
     devices: list[str] = field(default_factory=lambda: ["to-client", "to-server"])
     address: str = ""
+    known: Cluster | None = None
+    changed_at: float | None = None
+    answering: threading.Event = field(default_factory=threading.Event)
     _tracer: Tracer | None = None
 
     def __post_init__(self) -> None:
@@ -89,8 +97,17 @@ class Scene:
         assert self._tracer is not None, "not traced yet"
         return self._tracer
 
+    @property
+    def cluster(self) -> Cluster:
+        """The cluster that the node is part of, from the first time somebody asks for it."""
+        if self.known is None:
+            self.known = self.resources.enter_context(cluster(self.node, self.client))
+        return self.known
+
     def trace(self, folder: Path, *options: str, backend: str = "bpf") -> None:
         inode = self.client.inode
+        if self.known is not None:
+            options = (*options, *cluster_options(self.known, folder))
         self._tracer = self.resources.enter_context(
             Tracer(
                 folder,
@@ -100,9 +117,23 @@ class Scene:
                 prefix=as_node(self.node, *self.devices),
             )
         )
+        if self.known is not None:
+            self.tracer.wait_for(
+                lambda event: get(event, "tracer.kube.state") == "synced",
+                TOLD_SECONDS,
+                "all names of the cluster",
+            )
 
     def connect(self, *options: str, port: int = PORT) -> Client:
-        return Client(self.client, self.address, port, *(options or ("--hold",)))
+        """A process that connects; of the pod, where the node is part of a cluster."""
+        options = options or ("--hold",)
+        if self.known is None:
+            return Client(self.client, self.address, port, *options)
+        client = Client(self.client, self.address, port, "--wait", *options)
+        client.wait_ready()
+        self.known.pod.containers["app"].add(client.pid)
+        client.go()
+        return client
 
     def drop(self, namespace: Namespace, chain: str, *match: str) -> None:
         iptables(namespace, "-A", chain, *match, "-j", "DROP", family=self.family)
@@ -119,6 +150,15 @@ class Scene:
 
     def events(self, kind: str | None = None) -> list[Event]:
         return self.tracer.events(netns=self.client.inode, event=kind)
+
+    def wait_told(self, cause: str) -> None:
+        """Connects, and waits until that is named as what it dies of."""
+        self.connect()
+        self.tracer.wait(
+            lambda: any(get(event, "verdict.cause") == cause for event in self.events()),
+            TOLD_SECONDS,
+            cause,
+        )
 
     def wait_stuck(self) -> None:
         self.tracer.wait_count("attempt.stuck", self.client.inode, 1, TOLD_SECONDS)
@@ -254,6 +294,15 @@ def behind_uplink(*, hardware: bool = False, answer: Answer | None = None) -> St
     return put
 
 
+def silent_at_first(scene: Scene) -> None:
+    scene.uplink(answer=resets_once(scene.answering), hardware=True)
+
+
+def be_there_when_it_is_told(scene: Scene) -> None:
+    scene.wait_told("no-reply")
+    scene.answering.set()
+
+
 def reject_on_the_node(how: str) -> Step:
     def reject(scene: Scene) -> None:
         rule = ("FORWARD", "-o", "to-server", "-j", "REJECT", "--reject-with", how)
@@ -338,6 +387,30 @@ def give_up(scene: Scene) -> None:
     scene.connect("--timeout", "3").wait_results(seconds=TCP_SECONDS)
 
 
+# --- beside others -------------------------------------------------------------------------------
+
+REACHED: Final = (PORT + 1, PORT + 2, PORT + 3)
+
+
+def drop_to_one_port(scene: Scene) -> None:
+    scene.drop(scene.node, "FORWARD", "-p", "tcp", "--dport", str(PORT))
+    for port in REACHED:
+        listening(scene.server, scene.resources, scene.address, port, backlog=1_000)
+
+
+def reach_others_meanwhile(scene: Scene) -> None:
+    """New connections to three other ports, again and again: what was connected at the first look
+    may have been so before.
+    """
+    scene.connect()
+    scene.wait_stuck()
+    deadline = time.monotonic() + TOLD_SECONDS
+    while not scene.told() and time.monotonic() < deadline:
+        for port in REACHED:
+            opened(scene.client, scene.resources, scene.address, port)
+        time.sleep(1)
+
+
 # --- what is none of its business ----------------------------------------------------------------
 
 
@@ -411,9 +484,9 @@ class Death:
     """What is done before the trace and during it, and what must be said then.
 
     `decisive` is the kind of the first piece of evidence ("drop or neighbour": either), and words
-    of it. `also` are other causes
-    that may be named on the way there, while less is known. `ended` is said of an attempt that is
-    over, else it must still be stuck.
+    of it; `beside` the same of others that must be there too. `also` are other causes that may be
+    named on the way there, while less is known. `ended` is said of an attempt that is over, else it
+    must still be stuck. `before` is the cause that holds until something changes.
     """
 
     name: str
@@ -421,25 +494,31 @@ class Death:
     cause: str
     confidence: str
     decisive: tuple[str, ...]
+    beside: tuple[tuple[str, ...], ...] = ()
     act: Step = connect
     family: int = 4
     ended: bool = False
     also: frozenset[str] = frozenset()
     port: int = PORT
     backend: str = "bpf"
+    options: tuple[str, ...] = ()
+    before: str | None = None
 
 
 @dataclass(frozen=True)
 class Told:
     """The event that holds the verdict, and all of its namespace until then.
 
-    `delay_seconds` is how long after it became stuck; None where the attempt has ended.
+    `delay_seconds` is how long after it became stuck, or after its cause came about where that was
+    later; None where the attempt has ended. `start_seconds` is what the program took to attach: how
+    busy the machine is.
     """
 
     event: Event
     events: tuple[Event, ...]
     address: str
     delay_seconds: float | None
+    start_seconds: float
 
 
 def perform(death: Death, folder: Path) -> Told:
@@ -453,9 +532,9 @@ def perform(death: Death, folder: Path) -> Told:
     with deep_pair() as deep, ExitStack() as resources:
         scene = Scene(deep, death.family, resources, told)
         death.prepare(scene)
-        scene.trace(folder, backend=death.backend)
+        scene.trace(folder, *death.options, backend=death.backend)
         death.act(scene)
-        what = f"{death.cause}/{death.confidence} of {death.decisive}"
+        what = f"{death.cause}/{death.confidence} of {death.decisive} {death.beside}"
         scene.tracer.wait(told, TOLD_SECONDS, what)
         events = scene.tracer.stop()
     inode = deep.client.inode
@@ -463,7 +542,8 @@ def perform(death: Death, folder: Path) -> Told:
         found[0],
         tuple(event for event in events if event.get("netns") == inode),
         scene.address,
-        None if death.ended else delay_of(found[0], events),
+        None if death.ended else delay_of(found[0], events, scene.changed_at),
+        start_of(events),
     )
 
 
@@ -473,16 +553,34 @@ def is_told(event: Event, death: Death) -> bool:
         and get(event, "verdict.confidence") == death.confidence
         and (get(event, "attempt.outcome") is not None) == death.ended
         and get(event, "destination.port") == death.port
+        and all(
+            any(is_said(one, *words) for one in event["verdict"]["evidence"])
+            for words in death.beside
+        )
     )
 
 
-def delay_of(told: Event, events: Iterable[Event]) -> float:
+def is_said(evidence: Event, kinds: str, *words: str) -> bool:
+    said = evidence["summary"]
+    return evidence["kind"] in kinds.split(" or ") and all(word in said for word in words)
+
+
+def delay_of(told: Event, events: Iterable[Event], changed_at: float | None) -> float:
+    if changed_at is not None:
+        return seconds(told) - changed_at
     (stuck,) = (
         event
         for event in events
         if event["event"] == "attempt.stuck" and get(event, "attempt.id") == get(told, "attempt.id")
     )
     return seconds(told) - seconds(stuck)
+
+
+def start_of(events: Iterable[Event]) -> float:
+    """Seconds from the program's start until it observes."""
+    (start,) = (event for event in events if event["event"] == "tracer.start")
+    told = re.search(r"([0-9.]+) s after the program's start", get(start, "tracer.message"))
+    return 0.0 if told is None else float(told[1])
 
 
 def seconds(event: Event) -> float:
@@ -723,6 +821,17 @@ DEATHS: Final = (
         ended=True,
     ),
     Death(
+        "a host on which nothing listens, and that is not there at first",
+        silent_at_first,
+        "refused",
+        "high",
+        ("rst", f":{PORT} reached its socket and ended the attempt"),
+        beside=(("handed", UPLINK),),
+        act=be_there_when_it_is_told,
+        ended=True,
+        also=frozenset({"no-reply"}),
+    ),
+    Death(
         "a pod of this node on which nothing listens",
         nothing,
         "refused",
@@ -833,6 +942,17 @@ DEATHS: Final = (
         act=give_up,
         ended=True,
         also=frozenset({"no-reply"}),
+    ),
+    # Beside others.
+    Death(
+        "a rule for one destination, while others are reached",
+        drop_to_one_port,
+        "dropped-here",
+        "high",
+        ("drop", "NETFILTER_DROP", IN_NODE, "to-client"),
+        beside=(("comparison", "fails from netns", "it reached 3 other VPC destinations since"),),
+        act=reach_others_meanwhile,
+        options=("--crosscheck", "1"),
     ),
     # Silence.
     Death(

@@ -348,6 +348,21 @@ def test_a_route_of_the_node_that_refuses_is_told(deep: Deep, kind: str) -> None
     assert told["evidence"][0]["summary"].startswith("in the node's network namespace: ")
 
 
+def test_a_services_address_that_is_dropped_once_translated_is_not_said_to_lack_a_route(
+    deep: Deep,
+) -> None:
+    address = own_address(4)
+    rule = ("-d", address, "-p", "tcp", "--dport", str(PORT), "-j", "DNAT")
+    iptables(deep.node, "-A", "FORWARD", "-p", "tcp", "-j", "DROP")
+    client = stuck(deep.client, address)
+    told = verdict_on(deep, client)
+    assert (told["cause"], told["evidence"][0]["kind"]) == ("dropped-here", "route"), told
+    to = f"{deep.address}:80"
+    iptables(deep.node, "-t", "nat", "-A", "PREROUTING", *rule, "--to-destination", to)
+    told = verdict_on(deep, client)
+    assert (told["cause"], told["confidence"]) == ("unknown", "low"), told
+
+
 def test_a_backend_that_is_dead_is_looked_at_behind_the_address_that_was_asked_for(
     deep: Deep,
 ) -> None:

@@ -22,6 +22,7 @@ from types import MappingProxyType
 import pytest
 
 from tests.support.netns import (
+    CLIENT_V6,
     NETNS_FOLDER,
     SERVER_V4,
     SERVER_V6,
@@ -582,6 +583,77 @@ def test_an_attempt_that_is_no_longer_watched_is_forgotten(
     assert probe.read() == {attempt.id: ((), ())}, "it is watched anew"
 
 
+# --- what ends them ------------------------------------------------------------------------------
+
+
+@SERVERS
+def test_a_reset_is_told_of_the_attempt_that_it_ended_and_of_no_other(
+    pods: PodPair, watching: Watching, connect: Connect, server: str
+) -> None:
+    drop_all(pods.server, "INPUT", server, "--dport", f"{PORT}:{PORT + 1}")
+    watcher = watching(pods.client)
+    one, other = connect(pods.client, server), connect(pods.client, server, PORT + 1)
+    attempts = [watcher.attempt(sock) for sock in (one, other)]
+    probe = watcher.probe
+    assert [probe.reset_of(attempt.id) for attempt in attempts] == [(), ()]
+
+    before = time.monotonic_ns()
+    let_in = ("INPUT", "-p", "tcp", "--dport", str(PORT), "-j", "ACCEPT")
+    iptables(pods.server, "-I", *let_in, family=family(server))
+    wait_until(lambda: error_of(one), SECONDS, "the RST")
+    (reset,) = probe.reset_of(attempts[0].id) or ()
+    assert reset.sender == attempts[0].flow.destination
+    assert before < reset.at_ns <= time.monotonic_ns()
+    assert probe.reset_of(attempts[1].id) == ()
+
+    probe.watch(attempts[1:])
+    assert probe.reset_of(attempts[0].id) is None, "nobody looks any more"
+    probe.read()
+    assert list(probe._resets.read()) == []
+
+
+def error_of(sock: socket.socket) -> str | None:
+    """What ended a connect; the socket forgets it."""
+    number = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+    return errno.errorcode[number] if number else None
+
+
+def test_a_reset_that_tcp_does_not_take_is_no_evidence(
+    pods: PodPair, watching: Watching, connect: Connect
+) -> None:
+    drop_all(pods.server, "INPUT", SERVER_V6, "--dport", str(PORT))
+    watcher = watching(pods.client)
+    sock = connect(pods.client, SERVER_V6)
+    attempt = watcher.attempt(sock)
+    assert attempt.isn is not None
+    came = segments_in(pods.client)
+    forge_reset(pods.server, CLIENT_V6, sock.getsockname()[1], attempt.isn + 2)
+    wait_until(lambda: segments_in(pods.client) > came, SECONDS, "the forged RST")
+    assert error_of(sock) is None
+    assert watcher.probe.reset_of(attempt.id) == ()
+    forge_reset(pods.server, CLIENT_V6, sock.getsockname()[1], attempt.isn + 1)
+    wait_until(lambda: error_of(sock), SECONDS, "the one that acknowledges the SYN")
+    assert watcher.probe.reset_of(attempt.id)
+
+
+def forge_reset(pod: Namespace, address: str, port: int, acknowledged: int) -> None:
+    """A RST from PORT, made by hand; the kernel puts in the checksum."""
+    acknowledged &= 0xFFFFFFFF
+    header = struct.pack("!HHIIBBHHH", PORT, port, 0, acknowledged, 5 << 4, RST_ACK, 0, 0, 0)
+    with enter(str(NETNS_FOLDER / pod.name)):
+        raw = socket.socket(socket.AF_INET6, socket.SOCK_RAW, socket.IPPROTO_TCP)
+    with raw:
+        raw.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_CHECKSUM, 16)
+        raw.sendto(header, (address, 0))
+
+
+def segments_in(pod: Namespace) -> int:
+    """TCP segments that the namespace got (proc_net(5), snmp)."""
+    lines = pod.run(["cat", "/proc/net/snmp"]).splitlines()
+    names, values = (line.split() for line in lines if line.startswith("Tcp:"))
+    return int(values[names.index("InSegs")])
+
+
 # --- what is lacking -----------------------------------------------------------------------------
 
 
@@ -703,7 +775,7 @@ def test_nothing_stays_loaded_after_the_end() -> None:
     probe = DropProbe()
     probe.watch_handed(True)
     programs = own_programs() - before
-    assert len(programs) == 2
+    assert len(programs) == 3
     assert programs <= loaded_programs()
     probe.close()
     probe.close()

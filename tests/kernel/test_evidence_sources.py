@@ -359,11 +359,47 @@ def test_a_kernel_that_gives_no_single_neighbour_is_asked_for_the_list(pod: Name
     pod.run(["ip", "neigh", "add", "10.77.1.9", "lladdr", "02:00:00:00:00:01", "dev", "far-end"])
     with Rtnetlink(path_of(pod)) as kernel:
         index = kernel.index_of("eth0")
-        states = [
-            kernel._listed_state(socket.AF_INET, socket.inet_aton(f"10.77.1.{number}"), index)
+        found = [
+            kernel._listed_entry(socket.AF_INET, socket.inet_aton(f"10.77.1.{number}"), index)
             for number in (7, 8, 9, 10)
         ]
-    assert states == ["STALE", "PERMANENT", "STALE", None]
+    lladdr = "02:00:00:00:00:01"
+    assert found == [
+        ("STALE", lladdr),
+        ("PERMANENT", lladdr),
+        ("STALE", lladdr),
+        (None, None),
+    ]
+
+
+def test_the_hardware_address_of_a_neighbour_is_its_owners_device(
+    pods: PodPair, resources: ExitStack
+) -> None:
+    owner = owners_among(pods.server, pods.client).owner_of(SERVER_V4)
+    assert owner is not None
+    opened(pods.client, resources, SERVER_V4, PORT)
+
+    def lladdr() -> str | None:
+        return neighbour(path_of(pods.router), SERVER_V4, "to-server").lladdr
+
+    assert {wait_until(lladdr, SECONDS, "the server's hardware address")} == owner.lladdrs
+
+
+# --- rules by mark -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_routes_of_marked_packets_are_told_apart(pods: PodPair, family: int) -> None:
+    router, there = pods.router, server(family)
+    with Rtnetlink(path_of(router)) as kernel:
+        assert kernel.marks(family) == frozenset()
+    ip(router, family, "rule", "add", "fwmark", "7/0xf", "table", "100")
+    ip(router, family, "route", "add", "prohibit", "default", "table", "100")
+    flow = Flow(1, family, Endpoint(client(family), 1), Endpoint(there, PORT))
+    with Rtnetlink(path_of(router)) as kernel:
+        assert kernel.marks(family) == {7}
+        kinds = [kernel.route(flow, mark).kind for mark in (None, 1, 7)]
+    assert kinds == ["unicast", "unicast", "prohibit"]
 
 
 # --- way back ------------------------------------------------------------------------------------
@@ -624,7 +660,7 @@ def test_an_address_leads_to_the_namespace_that_has_it(pods: PodPair) -> None:
     ):
         found = owners.owner_of(address)
         assert found is not None
-        assert (found.inode, found.path) == (owner.inode, path_of(owner))
+        assert (found.namespace.inode, found.namespace.path) == (owner.inode, path_of(owner))
     for address in ("127.0.0.1", "::1", NOBODY_V4, "fe80::1"):
         assert owners.owner_of(address) is None
     assert owners.skipped == 0
@@ -646,7 +682,7 @@ def test_an_address_that_is_given_later_is_found_at_the_next_look(pod: Namespace
     now = 10.0
     found = owners.owner_of(NOBODY_V4)
     assert found is not None
-    assert found.inode == pod.inode
+    assert found.namespace.inode == pod.inode
 
 
 def test_addresses_of_services_that_a_device_holds_are_nobodys(pod: Namespace) -> None:
@@ -654,6 +690,7 @@ def test_addresses_of_services_that_a_device_holds_are_nobodys(pod: Namespace) -
     pod.run(["ip", "address", "add", "10.96.0.1/32", "dev", "kube-ipvs0"])
     owners = owners_among(pod)
     assert owners.owner_of("10.96.0.1") is None
+    assert owners.is_virtual("10.96.0.1")
     assert owners.owner_of(CLIENT_V4) is not None
 
 

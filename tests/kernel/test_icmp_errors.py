@@ -26,12 +26,15 @@ from tests.support.netns import (
     lone_pod,
     pod_pair,
 )
+from tests.support.node import beyond, icmp_errors, own_address
 from tests.support.sockets import opened, path_of
 from tests.support.wait import wait_until
 from tracer.host import icmp
 from tracer.host.icmp import AboutPacket, IcmpListener
 from tracer.host.netns import enter
-from tracer.model import Flow
+from tracer.model import Flow, Transition, TransitionKind
+from tracer.settings import Limits
+from tracer.sources.bpf import BpfSource
 
 pytestmark = pytest.mark.kernel
 
@@ -120,6 +123,28 @@ def test_what_a_firewall_on_the_way_rejects_is_told_by_its_type_code_and_sender(
     about = first_of(heard)
     assert ends(about) == ends_of(flow)
     assert told(about) == (family, kind, code, SENDERS[family])
+
+
+@pytest.mark.parametrize(("family", "router"), [(4, "10.99.0.1"), (6, "fd99::1")])
+def test_an_attempt_that_an_error_ends_at_once_is_told_with_the_number_that_it_quotes(
+    pods: PodPair, resources: ExitStack, family: int, router: str
+) -> None:
+    there, (kind, code) = own_address(family), (3, 13) if family == 4 else (1, 1)
+    resources.enter_context(beyond(pods.router, there, answer=icmp_errors(router, kind, code)))
+    heard = hearing(pods.client, resources)
+    netns = frozenset({pods.client.inode})
+    source = BpfSource(threshold_seconds=1.0, limits=Limits(), netns=netns)
+    resources.callback(source.close)
+    opened(pods.client, resources, there, PORT)
+    about = first_of(heard)
+    ended: list[Transition] = []
+
+    def over() -> bool:
+        ended.extend(source.read(0)[0])
+        return bool(ended)
+
+    wait_until(over, SECONDS, "the attempt's end")
+    assert [(one.kind, one.isn) for one in ended] == [(TransitionKind.END, about.sequence)]
 
 
 @pytest.mark.parametrize(("family", "kind", "code"), [(4, 3, 13), (6, 1, 1)])
@@ -353,7 +378,7 @@ def test_a_flood_is_cut_off_counted_and_read_in_portions(
     pods: PodPair, resources: ExitStack, forger: dict[int, socket.socket]
 ) -> None:
     heard = hearing(pods.client, resources)
-    message, flood = about_v4(3, 1), 2_000
+    message, flood = about_v4(3, 1), 8_000
     # Until the neighbour is known, the sender itself would drop most of them.
     forger[4].sendto(message, (CLIENT_V4, 0))
     first_of(heard)
@@ -364,13 +389,13 @@ def test_a_flood_is_cut_off_counted_and_read_in_portions(
     def drained() -> bool:
         nonlocal seen
         portion = len(heard.read())
-        assert portion <= 128
+        assert portion <= 4_096
         seen += portion
-        return seen + heard.lost() == flood
+        return seen + (heard.lost() or 0) == flood
 
     wait_until(drained, SECONDS, "every error to be read or counted as lost")
-    assert heard.lost() > 0
-    assert seen > 20
+    assert heard.lost()
+    assert seen > 1_000
 
 
 # --- opening and closing -------------------------------------------------------------------------
@@ -394,7 +419,7 @@ def test_a_user_who_may_not_open_raw_sockets_is_refused(pods: PodPair) -> None:
         )
     finally:
         os.close(descriptor)
-    assert done.stdout == "PermissionError Operation not permitted\n"
+    assert done.stdout == "NoRawSocket Operation not permitted\n"
 
 
 def test_closing_leaves_no_descriptor_and_neither_does_a_refusal(

@@ -439,7 +439,7 @@ def test_a_namespace_that_could_not_be_read_is_not_among_those_read(
 ) -> None:
     poller = polling(resources, pod)
 
-    def refused(_netns: int, _path: str) -> SockDiag:
+    def refused(_netns: int, _path: str, _buffer: bytearray) -> SockDiag:
         raise PermissionError(errno.EPERM, "Operation not permitted")
 
     monkeypatch.setattr(poll, "SockDiag", refused)
@@ -549,7 +549,7 @@ def test_a_poller_for_one_process_leaves_out_the_sockets_of_others(
 def test_where_netlink_is_refused_a_poller_reads_proc(
     pod: Namespace, resources: ExitStack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refused(_netns: int, _path: str) -> SockDiag:
+    def refused(_netns: int, _path: str, *_buffer: bytearray) -> SockDiag:
         raise PermissionError(errno.EPERM, "Operation not permitted")
 
     monkeypatch.setattr(poll, "SockDiag", refused)

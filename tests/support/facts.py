@@ -23,6 +23,7 @@ from tracer.facts import (
     Peers,
     PolicyFinding,
     PolicyVerdict,
+    Reset,
     ReversePath,
     Route,
 )
@@ -50,7 +51,7 @@ STUCK = Facts(
     last_syn_ns=NOW - 2 * SECOND,
 )
 WATCHED = replace(
-    STUCK, drops=(), handed=None, icmp=(), watched_ns=NOW - 6 * SECOND, syns_watched=3, resets=0
+    STUCK, drops=(), handed=None, icmp=(), watched_ns=NOW - 6 * SECOND, syns_watched=3
 )
 OPEN = {
     "route": Route("unicast", GATEWAY, "eth0", CLIENT, NOW),
@@ -58,6 +59,9 @@ OPEN = {
     "host_route": Route("unicast", NODE, "ens5", None, NOW),
     "host_neighbour": Neighbour(NODE, "ens5", "REACHABLE", NOW),
 }
+
+
+RST_SEEN = Reset(ASKED, NOW - SECOND)
 
 
 def facts(**known: Any) -> Facts:  # noqa: ANN401 - members of Facts
@@ -88,8 +92,16 @@ def handed(device: str = "ens5", **known: Any) -> Handed:  # noqa: ANN401
     return replace(Handed(device, HOST, 3, NOW - 2 * SECOND, leaves=True), **known)
 
 
-def icmp(kind: int, code: int, family: int = 4, sender: str = "10.4.0.9") -> IcmpError:
-    return IcmpError(family, kind, code, sender, 1, NOW)
+def icmp(
+    kind: int,
+    code: int,
+    family: int = 4,
+    sender: str = "10.4.0.9",
+    *,
+    proven: bool = True,
+    here: bool | None = None,
+) -> IcmpError:
+    return IcmpError(family, kind, code, sender, 1, NOW, proven=proven, here=here)
 
 
 def service(ready: int, total: int, to: Endpoint | None = None, **known: Any) -> Destination:  # noqa: ANN401
@@ -102,12 +114,18 @@ def nat(state: str | None, *, replied: bool, to: Endpoint = ASKED) -> Destinatio
     return Destination(Scope.VPC, nat=Nat(to, state, replied))
 
 
-def table(count: int, refused: int, netns: int | None = HOST) -> ConntrackTable:
-    return ConntrackTable(netns, count, 1_000, refused, NOW)
+def table(
+    count: int, refused: int, netns: int | None = HOST, *, stopped: int | None = None
+) -> ConntrackTable:
+    return ConntrackTable(netns, count, 1_000, refused, NOW, stopped)
 
 
-def listener(queued: int, overflows: int, drops: int = 0, *, listening: bool = True) -> Listener:
-    return Listener(PEER, listening, queued, 128, overflows, drops, NOW)
+def listener(
+    queued: int, overflows: int, drops: int = 0, *, listening: bool = True, syn_queue_drops: int = 0
+) -> Listener:
+    return Listener(
+        PEER, listening, queued, 128, overflows, drops, NOW, syn_queue_drops=syn_queue_drops
+    )
 
 
 def denied(direction: str = "egress") -> tuple[PolicyFinding, ...]:
@@ -273,7 +291,7 @@ ANY_FACTS = st.builds(
     syns_watched=st.none() | _COUNT,
     syns_handed=st.none() | _COUNT,
     last_syn_ns=st.none() | _TIME,
-    resets=st.none() | _COUNT,
+    resets=st.none() | st.tuples() | st.tuples(st.builds(Reset, ENDPOINTS, _TIME)),
     host_route=st.none() | _ROUTES,
     host_neighbour=st.none() | _HOPS,
     backend=st.none() | st.sampled_from(Backend),

@@ -78,7 +78,9 @@ def deep_pair() -> Iterator[Deep]:
     with pod_pair() as pods:
         address, address6 = own_address(4), own_address(6)
         for family, own, hop in ((4, address, SERVER_V4), (6, address6, SERVER_V6)):
-            pods.server.run(["ip", f"-{family}", "address", "add", own, "dev", "lo"])
+            # Else an IPv6 address cannot be bound to until the kernel has come round to it.
+            at_once = ["nodad"] if family == 6 else []
+            pods.server.run(["ip", f"-{family}", "address", "add", own, "dev", "lo", *at_once])
             pods.router.run(["ip", f"-{family}", "route", "add", own, "via", hop])
         yield Deep(pods, address, address6)
 
@@ -166,6 +168,15 @@ def resets(packet: bytes) -> bytes | None:
     )
     here, there = _ends(packet)
     return _packet(there, here, socket.IPPROTO_TCP, tcp, checksum_at=16)
+
+
+def resets_once(there: threading.Event) -> Answer:
+    """The same for a host that is silent until then."""
+
+    def answer(packet: bytes) -> bytes | None:
+        return resets(packet) if there.is_set() else None
+
+    return answer
 
 
 def icmp_errors(sender: str, kind: int, code: int) -> Answer:

@@ -19,6 +19,7 @@ from tests.support.facts import (
     PEER,
     POD,
     QUIET,
+    RST_SEEN,
     SECOND,
     STRANGER,
     STRICT,
@@ -126,6 +127,57 @@ DROPPED: list[Case] = [
         "drop",
     ),
     (
+        "a single SYN",
+        {"drops": (syn(count=1),), "syns_watched": 1},
+        C.DROPPED_HERE,
+        MEDIUM,
+        "drop",
+    ),
+    (
+        "it left, came back by the same device, and failed rp_filter",
+        {
+            "drops": (syn("IP_RPFILTER", device="ens5", last_ns=NOW - 2 * SECOND + 1_000),),
+            "handed": (handed(),),
+        },
+        C.DROPPED_HERE,
+        HIGH,
+        "drop",
+    ),
+    (
+        "handed to the driver, which dropped it",
+        {
+            "drops": (syn("FULL_RING", device="ens5", last_ns=NOW - 2 * SECOND + 1_000),),
+            "handed": (handed(),),
+        },
+        C.DROPPED_HERE,
+        HIGH,
+        "drop",
+    ),
+    (
+        "half of them dropped, half of them left",
+        {
+            "drops": (syn(count=2, last_ns=NOW - 3 * SECOND),),
+            "handed": (handed(count=1, last_ns=NOW - 4 * SECOND),),
+            "syns_watched": 4,
+            "syns_handed": 4,
+        },
+        C.DROPPED_HERE,
+        LOW,
+        "drop",
+    ),
+    (
+        "a rule since a moment ago, the SYNs before it left",
+        {
+            "drops": (syn(count=2, first_ns=NOW - 3 * SECOND),),
+            "handed": (handed(count=2, last_ns=NOW - 5 * SECOND),),
+            "syns_watched": 4,
+            "syns_handed": 4,
+        },
+        C.DROPPED_HERE,
+        MEDIUM,
+        "drop",
+    ),
+    (
         "no socket in a namespace here",
         {"drops": (syn("NO_SOCKET", netns=PEER),)},
         C.DROPPED_HERE,
@@ -204,10 +256,24 @@ ROUTES: list[Case] = [
     ),
     (
         "prohibit by a look, and ICMP says so while no SYN was watched",
-        {"host_route": route("prohibit"), "icmp": (icmp(3, 13),), "syns_watched": 0},
+        {"host_route": route("prohibit"), "icmp": (icmp(3, 13, here=True),), "syns_watched": 0},
         C.DROPPED_HERE,
         HIGH,
         "route",
+    ),
+    (
+        "a router far away says host unreachable, whatever the look at the route says",
+        {**GONE_UNREACHABLE, "host_route": route("unreachable"), "icmp": (icmp(3, 1, here=False),)},
+        C.UNREACHABLE,
+        HIGH,
+        "icmp",
+    ),
+    (
+        "unreachable, by somebody of whom nobody knows where he is",
+        {**GONE_UNREACHABLE, "host_route": route("unreachable"), "icmp": (icmp(3, 1),)},
+        C.UNREACHABLE,
+        HIGH,
+        "icmp",
     ),
     (
         "no route by a look, and no drop that says so",
@@ -329,7 +395,7 @@ REPLIES: list[Case] = [
     ),
 ]
 ANSWERS: list[Case] = [
-    ("RST seen", {**QUIET, "resets": 1}, C.REFUSED, HIGH, "rst"),
+    ("RST seen", {**QUIET, "resets": (RST_SEEN,)}, C.REFUSED, HIGH, "rst"),
     ("refused, ICMP watched and none", QUIET, C.REFUSED, HIGH, "errno"),
     ("refused, nobody watched", {**UNWATCHED, **QUIET}, C.REFUSED, MEDIUM, "errno"),
     (
@@ -368,6 +434,20 @@ ANSWERS: list[Case] = [
         "errno",
     ),
     ("ICMP 3/13", {"icmp": (icmp(3, 13),)}, C.REFUSED_BY_FIREWALL, HIGH, "icmp"),
+    (
+        "ICMP 3/13 by who knows whom",
+        {"icmp": (icmp(3, 13, proven=False),)},
+        C.REFUSED_BY_FIREWALL,
+        MEDIUM,
+        "icmp",
+    ),
+    (
+        "ICMP host unreachable by who knows whom",
+        {**GONE_UNREACHABLE, "icmp": (icmp(3, 1, proven=False),)},
+        C.UNREACHABLE,
+        MEDIUM,
+        "icmp",
+    ),
     ("ICMP 3/9", {"icmp": (icmp(3, 9),)}, C.REFUSED_BY_FIREWALL, HIGH, "icmp"),
     ("ICMP 3/10", {"icmp": (icmp(3, 10),)}, C.REFUSED_BY_FIREWALL, HIGH, "icmp"),
     (
@@ -386,7 +466,7 @@ ANSWERS: list[Case] = [
     ),
     (
         "REJECT with tcp-reset by a rule here",
-        {**QUIET, "resets": 1, "drops": (syn(),)},
+        {**QUIET, "resets": (RST_SEEN,), "drops": (syn(),)},
         C.REFUSED_BY_FIREWALL,
         HIGH,
         "drop",
@@ -675,10 +755,69 @@ RESOURCES: list[Case] = [
     ),
     (
         "drops of listeners in the peer's namespace",
-        {"listener": listener(5, 0, 3)},
+        {"listener": listener(5, 0, 1)},
         C.LISTENER_OVERLOADED,
         LOW,
         "listener",
+    ),
+    (
+        "every SYN dropped at a listener whose accept queue has room",
+        {"listener": listener(5, 0, 3)},
+        C.LISTENER_OVERLOADED,
+        MEDIUM,
+        "listener",
+    ),
+    (
+        "a full SYN queue",
+        {"listener": listener(0, 0, syn_queue_drops=3)},
+        C.LISTENER_OVERLOADED,
+        MEDIUM,
+        "listener",
+    ),
+    (
+        "a full backlog of the same address elsewhere on the node, while the SYNs leave",
+        {"listener": listener(129, 4), "handed": (handed(),)},
+        C.NO_REPLY,
+        HIGH,
+        "handed",
+    ),
+    (
+        "a full backlog, and a copy dropped on the side",
+        {"listener": listener(129, 4), "drops": (syn("IP_INADDRERRORS", netns=STRANGER),)},
+        C.LISTENER_OVERLOADED,
+        HIGH,
+        "listener",
+    ),
+    (
+        "a full backlog, and a raw socket's filter rejected its copy",
+        {
+            "listener": listener(129, 4),
+            "drops": (syn("SOCKET_FILTER", netns=PEER, symbol="raw_rcv+0x1"),),
+        },
+        C.LISTENER_OVERLOADED,
+        HIGH,
+        "listener",
+    ),
+    (
+        "conntrack nearly full and refusing nobody, a rule drops",
+        {"conntrack": (table(960, 0),), "drops": (syn(),)},
+        C.DROPPED_HERE,
+        HIGH,
+        "drop",
+    ),
+    (
+        "conntrack full, and it refused fewer than were dropped there",
+        {"conntrack": (table(1_000, 4, stopped=8),), "drops": (syn(),)},
+        C.CONNTRACK_FULL,
+        MEDIUM,
+        "conntrack",
+    ),
+    (
+        "ports nearly exhausted, the errno unseen",
+        {**UNWATCHED, "outcome": Outcome.LOCAL_ERROR, "ports": LocalPorts(96, 100, NOW)},
+        C.PORT_EXHAUSTION,
+        MEDIUM,
+        "ports",
     ),
     (
         "TCP_LISTEN_OVERFLOW",
@@ -690,6 +829,25 @@ RESOURCES: list[Case] = [
 ]
 SILENCE: list[Case] = [
     ("left by the uplink", {"handed": (handed(),)}, C.NO_REPLY, HIGH, "handed"),
+    (
+        "left by the uplink, a single one",
+        {"handed": (handed(count=1),), "syns_watched": 1},
+        C.NO_REPLY,
+        MEDIUM,
+        "handed",
+    ),
+    (
+        "most left, one was dropped",
+        {
+            "handed": (handed(count=4),),
+            "drops": (syn("FULL_RING", count=1, last_ns=NOW - 4 * SECOND),),
+            "syns_watched": 5,
+            "syns_handed": 5,
+        },
+        C.NO_REPLY,
+        MEDIUM,
+        "handed",
+    ),
     (
         "left by the uplink while that was watched, some SYNs ago",
         {"handed": (handed(),), "syns_watched": 8, "syns_handed": 3},

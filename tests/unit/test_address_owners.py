@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tracer.host import listeners
-from tracer.host.listeners import AddressOwners, OwnerLimits
+from tracer.host.listeners import AddressOwners, Holdings, OwnerLimits
 from tracer.host.netns import Namespace
 
 
@@ -15,6 +14,7 @@ class Node:
     def __init__(self) -> None:
         self.now = 100.0
         self.addresses: dict[int, list[str]] = {}
+        self.virtual: list[str] = []
         self.reads: list[int] = []
         self.lists = 0
 
@@ -22,28 +22,29 @@ class Node:
         self.lists += 1
         return {inode: Namespace(inode, (), str(inode)) for inode in self.addresses}
 
-    def addresses_in(self, path: str) -> list[str]:
+    def look(self, path: str) -> Holdings:
         self.reads.append(int(path))
-        return self.addresses[int(path)]
+        inode = int(path)
+        return Holdings(
+            tuple(self.addresses[inode]), tuple(self.virtual), frozenset({f"02:00:{inode:02x}"})
+        )
 
     def clock(self) -> float:
         return self.now
 
 
 @pytest.fixture
-def node(monkeypatch: pytest.MonkeyPatch) -> Node:
-    node = Node()
-    monkeypatch.setattr(listeners, "_addresses_in", node.addresses_in)
-    return node
+def node() -> Node:
+    return Node()
 
 
 def owners_of(node: Node, limits: OwnerLimits | None = None) -> AddressOwners:
-    return AddressOwners(limits, node.namespaces, node.clock)
+    return AddressOwners(limits, node.namespaces, node.clock, node.look)
 
 
 def inode_of(owners: AddressOwners, address: str) -> int | None:
     found = owners.owner_of(address)
-    return None if found is None else found.inode
+    return None if found is None else found.namespace.inode
 
 
 def test_questions_in_quick_succession_are_answered_from_memory(node: Node) -> None:
@@ -99,3 +100,15 @@ def test_what_is_beyond_the_limits_is_counted(node: Node) -> None:
     assert inode_of(owners, "10.0.3.1") is None
     assert node.reads == [0, 1, 2]
     assert owners.skipped == 1 + 3 * 3
+
+
+def test_an_owner_is_told_by_its_devices_too_and_a_virtual_address_is_nobodys(node: Node) -> None:
+    node.addresses = {1: ["10.0.0.1"], 2: []}
+    node.virtual = ["10.96.0.1"]
+    owners = owners_of(node)
+    found = owners.owner_of("10.0.0.1")
+    assert found is not None
+    assert found.lladdrs == {"02:00:01"}
+    assert owners.owner_of("10.96.0.1") is None
+    assert owners.is_virtual("10.96.0.1")
+    assert not owners.is_virtual("10.0.0.1")

@@ -34,6 +34,7 @@ from tracer.model import (
     ChangeKind,
     Destination,
     Endpoint,
+    Endpoints,
     Flow,
     Kind,
     Nat,
@@ -583,3 +584,28 @@ def test_an_answer_takes_microseconds_and_a_new_one_a_fraction_of_a_millisecond(
     timer = time.thread_time  # other tests have the CPU in between
     assert min(timeit.repeat(ask, timer=timer, number=100, repeat=5)) / 100 < 50e-6
     assert min(timeit.repeat(ask_anew, timer=timer, number=10, repeat=5)) / 10 < 5e-3
+
+
+# -- what it is called now -------------------------------------------------------------------------
+
+
+def test_the_destination_is_as_the_cluster_knows_it_now_and_not_as_it_was_reported() -> None:
+    known = names()
+    view, told = ClusterView(known), report(known, CLUSTER_IP)
+    assert view.destination(told) == Destination(
+        Scope.VPC, Kind.SERVICE, "data/db:5432", endpoints=Endpoints(1, 1)
+    )
+    before = view.version
+    known.replace(Resource.ENDPOINT_SLICES, [db_slice(at(REMOTE_DB, ready=False))])
+    assert view.version != before
+    assert view.destination(told).endpoints == Endpoints(0, 1)
+
+
+def test_a_service_that_is_gone_keeps_its_name_and_no_endpoints() -> None:
+    known = names()
+    view = ClusterView(known)
+    told = report(known, CLUSTER_IP)
+    told = replace(told, destination=view.destination(told))
+    known.replace(Resource.SERVICES, [])
+    now = view.destination(told)
+    assert (now.name, now.endpoints) == ("data/db:5432", None)

@@ -155,6 +155,39 @@ def test_one_pod_that_fails_alone_is_not_compared_with_silence() -> None:
     assert node.sentence("shop/web-0", other(9)) is None
 
 
+def test_a_pod_that_fails_at_one_destination_is_told_with_the_others_it_reached() -> None:
+    node = Node()
+    node.stuck("shop/web-0")
+    for number in (1, 2, 3):
+        node.reached("shop/web-0", other(number), at=1)
+    node.comparison.reached("shop/web-0", Endpoint("52.94.10.112", 443), Scope.EXTERNAL, _at(1))
+    node.reached("shop/cart-0", other(4), at=1)
+    assert node.sentence("shop/web-0") == (
+        "10.4.100.50:443 fails from shop/web-0 since 13:02:11; it reached 3 other VPC destinations"
+        " since"
+    )
+
+
+def test_what_is_told_late_is_counted_by_when_it_happened() -> None:
+    node = Node()
+    node.stuck("shop/web-0", at=5)
+    node.reached("shop/web-0", other(1), at=20)
+    node.reached("shop/web-0", other(2), at=4)
+    node.reached("shop/web-0", other(3), at=10)
+    assert node.peers("shop/web-0").other_reached == 2
+    node.reached("shop/web-0", at=20)
+    assert node.peers("shop/web-0").stuck_here == 1, "what waits still waits"
+
+
+def test_destinations_that_are_only_reached_take_no_room_from_those_that_fail() -> None:
+    node = Node(destinations=4)
+    node.stuck("shop/web-0")
+    for number in range(10):
+        node.reached("shop/web-0", other(number))
+    assert node.peers("shop/web-0").stuck_here == 1
+    assert node.comparison.forgotten == 0
+
+
 def test_a_pod_that_fails_everywhere_is_told_with_what_it_reached() -> None:
     node = Node()
     for number in range(5):
@@ -256,8 +289,8 @@ def test_peers_count_what_is_now_stuck_and_what_was_reached() -> None:
         stuck_pods=1,
         known_pods=3,
         other_stuck=1,
-        established=1,
-        established_wall_ns=_at(3),
+        established=0,
+        established_wall_ns=None,
         since_wall_ns=_at(5),
         reached_pods=1,
         other_reached=1,
@@ -290,9 +323,10 @@ def test_the_oldest_attempts_are_forgotten_and_counted() -> None:
 
 def test_more_pods_than_a_node_has_are_not_kept() -> None:
     node = Node()
+    node.stuck("shop/web-0")
     for number in range(MAX_PODS + 10):
         node.reached(f"shop/web-{number}")
-    assert node.peers("shop/web-0").known_pods == MAX_PODS
+    assert node.peers("shop/web-0").known_pods == MAX_PODS + 1, "itself, and as many as are kept"
 
 
 _EVENTS = st.builds(

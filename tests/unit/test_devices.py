@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tracer.evidence.devices import leads_out
-
-
-@pytest.fixture(autouse=True)
-def forget() -> Iterator[None]:
-    leads_out.cache_clear()
-    yield
-    leads_out.cache_clear()
+from tests.support.evidence import Clock
+from tests.support.reports import HOST, POD
+from tracer.evidence.devices import Devices, leads_out
 
 
 def device(folder: Path, name: str, *, uevent: str = "", kind: int = 1) -> Path:
@@ -67,3 +61,28 @@ def test_of_what_sysfs_does_not_show_nothing_is_said(tmp_path: Path, name: str) 
 def test_a_device_without_details_stays(tmp_path: Path) -> None:
     (tmp_path / "odd").mkdir()
     assert leads_out("odd", str(tmp_path)) is False
+
+
+def test_what_took_the_place_of_a_device_is_looked_at_anew() -> None:
+    clock, leading = Clock(), {"ens5"}
+    asked: list[str] = []
+
+    def of_host(name: str) -> bool:
+        asked.append(name)
+        return name in leading
+
+    devices = Devices(HOST, lambda _netns: None, of_host=of_host, clock=clock)
+    assert [devices.leads_out("ens5", HOST) for _ in range(100)] == [True] * 100
+    assert asked == ["ens5"]
+    leading.clear()
+    clock.now += 11
+    assert devices.leads_out("ens5", HOST) is False
+    leading.add("ens5")
+    devices.forget()
+    assert devices.leads_out("ens5", HOST) is True
+
+
+def test_of_a_namespace_that_is_gone_nothing_is_said() -> None:
+    devices = Devices(HOST, lambda _netns: None, of_host=lambda _name: True, clock=Clock())
+    assert devices.leads_out("eth0", POD) is None
+    assert devices.leads_out("eth0", None) is None

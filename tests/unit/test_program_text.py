@@ -242,6 +242,7 @@ def test_every_tracepoint_is_taken_in_its_raw_form() -> None:
     handlers = dict(re.findall(r"^int (on_\w+)\(struct (\w+) \*ctx\)", text, re.MULTILINE))
     assert handlers == {
         "on_kfree_skb": "bpf_raw_tracepoint_args",
+        "on_receive_reset": "bpf_raw_tracepoint_args",
         "on_start_xmit": "bpf_raw_tracepoint_args",
     }
 

@@ -21,6 +21,7 @@ from tests.support.facts import (
     PEER,
     POD,
     QUIET,
+    RST_SEEN,
     SECOND,
     STRANGER,
     UNWATCHED,
@@ -118,7 +119,7 @@ def test_a_full_queue_is_no_cause_where_the_syn_is_dropped_before_it() -> None:
 
 
 def test_a_denied_policy_is_no_cause_of_a_refusal() -> None:
-    assert judge(facts(policies=denied(), resets=1, **QUIET)).cause is Cause.REFUSED
+    assert judge(facts(policies=denied(), resets=(RST_SEEN,), **QUIET)).cause is Cause.REFUSED
 
 
 def test_an_endpoint_that_is_not_ready_is_no_stale_nat() -> None:

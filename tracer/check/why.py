@@ -18,7 +18,8 @@ from typing import Final
 
 from tracer.diagnose.rules import judge
 from tracer.diagnose.wording import endpoint
-from tracer.evidence.place import PlaceFacts, Places
+from tracer.evidence.place import PlaceFacts
+from tracer.evidence.places import Places
 from tracer.facts import Facts
 from tracer.finding import CheckResult, Clue, Finding, Judged, Row, rows
 from tracer.host.ctnetlink import Conntrack, Entry
@@ -116,6 +117,7 @@ class _Look:
             source=flow.source,
             host_route=place.host_route,
             host_neighbour=place.host_neighbour,
+            by_mark=place.by_mark,
         )
 
     # --- connection tracking ---------------------------------------------------------------------

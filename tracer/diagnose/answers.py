@@ -17,7 +17,7 @@ from tracer.diagnose.sight import (
     outlived,
     weaker,
 )
-from tracer.facts import Direction, Facts
+from tracer.facts import Direction, Facts, IcmpError
 from tracer.model import Cause, Confidence, Evidence, Outcome, Verdict
 from tracer.text import safe
 
@@ -37,7 +37,7 @@ def refused_by_firewall(facts: Facts) -> Verdict | None:
         if read.cause is not Cause.REFUSED_BY_FIREWALL:
             continue
         told = say.of_icmp(received, read, facts)
-        confidence = HIGH if here else read.confidence
+        confidence = HIGH if here else _as_sure_as_sent(received, read.confidence)
         by_node = from_this_node(received, facts)
         whose = "this node itself" if by_node else safe(received.sender)
         whose = "a netfilter rule on this node" if here else whose
@@ -99,9 +99,7 @@ def refused(facts: Facts) -> Verdict | None:
     if any(read.cause is Cause.REFUSED_BY_FIREWALL for _, read in icmp_errors(facts)):
         return None
     nobody = deaths(facts, Direction.SYN, Role.NOBODY)
-    seen: list[Evidence] = []
-    if facts.resets and facts.resets > 0:
-        seen.append(say.of_resets(facts.resets))
+    seen = [say.of_reset(one, facts) for one in facts.resets or ()]
     if facts.outcome is Outcome.REFUSED:
         seen.extend(say.of_drop(death.drop, facts) for death in nobody)
     if not seen and facts.outcome is None:
@@ -130,10 +128,11 @@ def unreachable(facts: Facts) -> Verdict | None:
     for received, read in icmp_errors(facts):
         if read.cause is Cause.UNREACHABLE:
             own = from_this_node(received, facts)
+            confidence = _as_sure_as_sent(received, read.confidence)
             by = "this node itself" if own else safe(received.sender)
             return Verdict(
                 Cause.UNREACHABLE,
-                weaker(read.confidence, MEDIUM) if own else read.confidence,
+                weaker(confidence, MEDIUM) if own else confidence,
                 f"{say.peer(facts)} cannot be reached: {by} answered with"
                 f" {say.protocol(received)} {read.what}.",
                 (say.of_icmp(received, read, facts),),
@@ -149,6 +148,11 @@ def unreachable(facts: Facts) -> Verdict | None:
         " does not answer; which of them was not seen.",
         (Evidence("errno", f"the socket's error is {name}"),),
     )
+
+
+def _as_sure_as_sent(received: IcmpError, confidence: Confidence) -> Confidence:
+    """An ICMP error that does not prove to have met the SYN may be anybody's."""
+    return confidence if received.proven else weaker(confidence, MEDIUM)
 
 
 _OF_ICMP: Final = frozenset(

@@ -38,7 +38,7 @@ from tracer.diagnose.sections import (
     security_groups,
     vpc_routing,
 )
-from tracer.diagnose.sight import icmp_errors, neighbours
+from tracer.diagnose.sight import icmp_errors, left, neighbours
 from tracer.facts import Direction, Facts, PolicyVerdict
 from tracer.finding import Step
 from tracer.model import Cause, Kind, Scope
@@ -179,10 +179,14 @@ def _conntrack_full(subject: Subject, facts: Facts | None) -> tuple[Step, ...]:
             "One source with most of the entries is the one to stop; else raise nf_conntrack_max.",
             (
                 (
-                    f"{prefix}conntrack -L 2>/dev/null | awk '{{for (i = 1; i <= NF; i++) "
-                    "if ($i ~ /^src=/) {print $i; break}}' | sort | uniq -c | sort -rn | head"
+                    f"for f in ipv4 ipv6; do {prefix}conntrack -L -f $f 2>/dev/null; done | awk '{{"
+                    "for (i = 1; i <= NF; i++) if ($i ~ /^src=/) {print $i; break}}'"
+                    " | sort | uniq -c | sort -rn | head"
                 ),
-                f"{prefix}conntrack -L -p tcp --state SYN_SENT 2>/dev/null | wc -l",
+                (
+                    f"for f in ipv4 ipv6; do {prefix}conntrack -L -f $f -p tcp --state SYN_SENT"
+                    " 2>/dev/null; done | wc -l"
+                ),
             ),
         ),
     )
@@ -272,16 +276,22 @@ def _service_without_endpoints(subject: Subject, facts: Facts | None) -> tuple[S
 
 
 def _stale_nat(subject: Subject, facts: Facts | None) -> tuple[Step, ...]:
-    where = subject.destination
+    where, backend = subject.destination, really_to(subject, facts)
     node = "<node>" if subject.node is None else quote(subject.node)
     save = "ip6tables-save" if v6(where) else "iptables-save"
+    family = " -f ipv6" if v6(where) else ""
+    gone = f"-d {quote(where.address)} --reply-src {quote(backend.address)}"
     return (
-        conntrack_entry(subject, facts),
+        Step(
+            "Which connections still go to the endpoint that is gone?",
+            "`conntrack -D` with the same filter removes just these: the next SYN then goes to an"
+            " endpoint of today; without --reply-src it would end the healthy ones too.",
+            (f"conntrack -L{family} -p tcp {gone}",),
+        ),
         _service(subject, facts),
         Step(
             "Does kube-proxy of this node keep up?",
-            "Its rules must name today's endpoints only. A stale entry goes with"
-            " `conntrack -D -p tcp -d ADDRESS`, which ends the connections it belongs to.",
+            "Its rules must name today's endpoints only.",
             (
                 f"{save} -t nat | grep -F {quote(really_to(subject, facts).address)}",
                 (
@@ -389,7 +399,10 @@ def _no_reply(subject: Subject, facts: Facts | None) -> tuple[Step, ...]:
 
 
 def _application_gave_up(subject: Subject, facts: Facts | None) -> tuple[Step, ...]:
+    """Its time-out is seldom the trouble: where its SYNs left, who swallows them is asked first."""
+    silent = _no_reply(subject, facts)[:2] if facts is not None and left(facts) else ()
     return (
+        *silent,
         Step(
             "Is its timeout what it should be?",
             "A timeout below 1 s leaves no room for a single lost SYN, one below 3 s for two. Its"
@@ -399,8 +412,7 @@ def _application_gave_up(subject: Subject, facts: Facts | None) -> tuple[Step, .
                 f"{in_client(subject, facts)}sysctl net.ipv4.tcp_syn_retries",
             ),
         ),
-        reachability([subject]),
-        _from_the_wire(subject, facts),
+        *(() if silent else (reachability([subject]), _from_the_wire(subject, facts))),
     )
 
 

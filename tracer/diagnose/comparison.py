@@ -31,6 +31,9 @@ MAX_PODS: Final = 256
 FRESH_NS: Final = 300 * NANOSECONDS
 """A failure older than this, with nothing after it, is no failing any more."""
 
+_LATE_NS: Final = 60 * NANOSECONDS
+"""So much later than it happened it may be told that somebody reached something."""
+
 _A_DAY_NS: Final = 20 * 3600 * NANOSECONDS
 
 _FAILED: Final = frozenset({Outcome.REFUSED, Outcome.UNREACHABLE, Outcome.TIMED_OUT})
@@ -125,8 +128,8 @@ class Comparison:
         self._places: OrderedDict[_Key, _Place] = OrderedDict()
         self._waiting: OrderedDict[str, tuple[_Key, str]] = OrderedDict()
         self._stuck_of: dict[str, dict[_Key, int]] = {}
-        # Who reached what and when, the latest last.
-        self._reached: OrderedDict[tuple[str, _Key], int] = OrderedDict()
+        # Who reached what and when, the one told last at the end.
+        self._reached: OrderedDict[tuple[str, _Key], tuple[int, Scope]] = OrderedDict()
         self._now_ns = 0
         self.forgotten = 0
         """Destinations and stuck attempts dropped for lack of room."""
@@ -152,10 +155,21 @@ class Comparison:
             self._begin(event.who, place, event.wall_ns)
 
     def reached(self, who: str, destination: Endpoint, scope: Scope, wall_ns: int) -> None:
-        """Somebody is known to have connected there at that time, whoever found out."""
+        """Somebody is known to have connected there at that time or later, whoever found out; told
+        within a minute (_LATE_NS). A destination of which nothing else is known takes no room from
+        those that fail.
+        """
         self._now_ns = max(self._now_ns, wall_ns)
         key = _key(destination, scope, who)
-        self._reach(who, key, self._place(key, scope), wall_ns)
+        place = self._places.get(key)
+        if place is not None:
+            _keep(place.reached, who, max(wall_ns, place.reached.get(who, 0)))
+            if wall_ns >= (place.since_established or wall_ns):
+                place.since_established = None
+            if who not in place.waiting and wall_ns >= place.failed.get(who, wall_ns):
+                place.failed.pop(who, None)
+                place.since.pop(who, None)
+        self._remember(who, key, scope, wall_ns)
 
     def _wait(self, event: Seen, key: _Key, place: _Place) -> None:
         self._waiting[event.attempt] = (key, event.who)
@@ -181,8 +195,11 @@ class Comparison:
         place.failed.pop(who, None)
         place.since.pop(who, None)
         _keep(place.reached, who, wall_ns)
-        self._reached.pop((who, key), None)
-        self._reached[who, key] = wall_ns
+        self._remember(who, key, place.scope, wall_ns)
+
+    def _remember(self, who: str, key: _Key, scope: Scope, wall_ns: int) -> None:
+        known, _ = self._reached.pop((who, key), (wall_ns, scope))
+        self._reached[who, key] = max(known, wall_ns), scope
         while len(self._reached) > self._max_destinations:
             self._reached.popitem(last=False)
 
@@ -241,7 +258,7 @@ class Comparison:
             since_wall_ns=place.since_established,
             reached_pods=len(_reached_since(place, since, without=who)),
             other_reached=len(
-                {found for other, found in self._reached_after(since) if other == who} - {key}
+                {found for other, found, _ in self._reached_after(since) if other == who} - {key}
             ),
         )
 
@@ -265,7 +282,15 @@ class Comparison:
                 f" {reach} reached it since"
             )
         stuck = self._stuck_of.get(who, {})
-        return self._from_one(who, stuck) if len(stuck) > 1 else None
+        if len(stuck) > 1:
+            return self._from_one(who, stuck)
+        fine = self._fine(place.scope, since, key, who)
+        if not fine:
+            return None
+        return (
+            f"{endpoint(destination)} fails from {safe(who)}{self._since(since)}; it reached"
+            f" {_others(fine, scope)} since"
+        )
 
     def _from_many(self, key: _Key, place: _Place, failing: set[str]) -> str:
         starts = [at for who, at in place.since.items() if who in failing]
@@ -279,9 +304,7 @@ class Comparison:
             told += f"; {len(reached)} {_noun(reached, len(reached))} reached it since"
         fine = self._fine(place.scope, since, key)
         if fine:
-            kind = "VPC" if place.scope is Scope.VPC else place.scope.value
-            other = plural(fine, f"other {kind} destination")
-            told += f"; {other} {'was' if fine == 1 else 'were'} reached since"
+            told += f"; {_others(fine, place.scope)} {'was' if fine == 1 else 'were'} reached since"
         return told
 
     def _from_one(self, who: str, stuck: dict[_Key, int]) -> str:
@@ -291,7 +314,7 @@ class Comparison:
             if (place := self._places.get(key)) is not None and who in place.since
         ]
         since = min(starts, default=None)
-        own = {key for other, key in self._reached_after(since) if other == who} - stuck.keys()
+        own = {key for other, key, _ in self._reached_after(since) if other == who} - stuck.keys()
         after = (
             f"it reached {plural(len(own), 'other')} since"
             if own
@@ -299,25 +322,28 @@ class Comparison:
         )
         return f"{safe(who)} fails to reach {len(stuck)} destinations{self._since(since)}; {after}"
 
-    def _fine(self, scope: Scope, since: int | None, but: _Key) -> int:
-        """Other destinations of that scope that were reached since, and fail from nobody."""
+    def _fine(self, scope: Scope, since: int | None, but: _Key, who: str | None = None) -> int:
+        """Other destinations of that scope that were reached since, by `who` or by anybody, and
+        fail from nobody.
+        """
         found = set()
-        for _, key in self._reached_after(since):
-            place = self._places.get(key)
-            if key == but or place is None or place.scope is not scope:
+        for other, key, of_scope in self._reached_after(since):
+            if key == but or of_scope is not scope or who not in {None, other}:
                 continue
-            if not place.failing(self._now_ns):
+            place = self._places.get(key)
+            if place is None or not place.failing(self._now_ns):
                 found.add(key)
         return len(found)
 
-    def _reached_after(self, since: int | None) -> Iterator[tuple[str, _Key]]:
-        """Who reached what after `since`, the latest first; nothing where there is no since."""
+    def _reached_after(self, since: int | None) -> Iterator[tuple[str, _Key, Scope]]:
+        """Who reached what after `since`; nothing where there is no since."""
         if since is None:
             return
-        for found, at in reversed(self._reached.items()):
-            if at < since:
+        for (who, key), (at, scope) in reversed(self._reached.items()):
+            if at < since - _LATE_NS:
                 return
-            yield found
+            if at >= since:
+                yield who, key, scope
 
     def _since(self, wall_ns: int | None) -> str:
         """As in "since 13:02:11"; with the date where that is not today's for sure."""
@@ -336,6 +362,11 @@ def _reached_since(place: _Place, since: int | None, *, without: str | None) -> 
     if since is None:
         return set()
     return {who for who, at in place.reached.items() if at >= since and who != without}
+
+
+def _others(count: int, scope: Scope) -> str:
+    kind = "VPC" if scope is Scope.VPC else scope.value
+    return plural(count, f"other {kind} destination")
 
 
 def _noun(senders: set[str], count: int) -> str:

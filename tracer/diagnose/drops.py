@@ -194,17 +194,24 @@ SYMBOLS: Final[dict[str, Meaning]] = {
 
 _UNSPECIFIED: Final = frozenset({"NOT_SPECIFIED", "MAX"})
 
+_COPY_FILTERED: Final = Meaning(Role.HARMLESS, "the filter of a socket that gets copies")
+_OF_COPIES: Final = ("raw", "packet", "tpacket")
+"""How functions begin that hand copies to raw and packet sockets, whose filters reject them with
+the same reason as those of TCP sockets."""
+
 FIN, SYN, RST, ACK = 0x01, 0x02, 0x04, 0x10
 """Bits of Drop.flags (RFC 9293, 3.1)."""
 
 
 def meaning(drop: Drop) -> Meaning:
     """How this drop is to be read."""
+    symbol = function(drop.symbol)
+    if drop.reason == "SOCKET_FILTER" and symbol is not None and symbol.startswith(_OF_COPIES):
+        return _COPY_FILTERED
     if drop.reason is not None and drop.reason not in _UNSPECIFIED:
         return REASONS.get(drop.reason) or Meaning(
             Role.UNCLEAR, f"the kernel, which gives {safe(drop.reason)} as its reason"
         )
-    symbol = function(drop.symbol)
     if symbol is None:
         return Meaning(Role.UNCLEAR, "the kernel, which gives no reason")
     return SYMBOLS.get(symbol) or Meaning(Role.UNCLEAR, f"the kernel, in {safe(symbol)}()")
@@ -215,6 +222,11 @@ def function(symbol: str | None) -> str | None:
     if symbol is None:
         return None
     return symbol.split("+", 1)[0].split(".", 1)[0] or None
+
+
+def by_netfilter(drop: Drop) -> bool:
+    """Whether a netfilter hook dropped it: a rule, or connection tracking, which looks the same."""
+    return drop.reason == "NETFILTER_DROP" or function(drop.symbol) == "nf_hook_slow"
 
 
 def of_handshake(drop: Drop) -> bool:

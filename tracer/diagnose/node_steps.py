@@ -186,10 +186,11 @@ def routing(subject: Subject, facts: Facts | None, drop: Drop | None) -> Step:
     return Step(
         "Which route does it take?",
         "A route of type blackhole, unreachable or prohibit refuses on purpose; a rule may lead to"
-        " another table by source or mark; what is not forwarded has no route either.",
+        " another table by source, device or mark (then add `mark M`, as netfilter sets it); what"
+        " is not forwarded has no route either.",
         (
             *find_process(netns, subject, facts),
-            f"{prefix}ip route get {quote(where.address)}",
+            f"{prefix}ip route get {quote(where.address)}{_forwarded(netns, subject, facts)}",
             f"{prefix}ip {family}rule show",
             (
                 f"{prefix}ip {family}route show table all | "
@@ -200,13 +201,25 @@ def routing(subject: Subject, facts: Facts | None, drop: Drop | None) -> Step:
     )
 
 
+def _forwarded(netns: int | None, subject: Subject, facts: Facts | None) -> str:
+    """What makes `ip route get` look a route up as for a packet that comes from the pod: rules go
+    by its source and the device it came by. Nothing where the look-up is the sender's own.
+    """
+    forwarded = facts is not None and netns is not None and netns != facts.netns
+    if not forwarded:
+        return ""
+    source = "<pod-ip>" if subject.source_address is None else quote(subject.source_address)
+    device = f"$(ip -o route get {source} | sed -n 's/.* dev \\([^ ]*\\).*/\\1/p')"
+    return f' from {source} iif "{device}"'
+
+
 def _any_drop(subject: Subject, facts: Facts | None, drop: Drop | None) -> Step:
     del subject, facts, drop
     return Step(
         "Where does the kernel drop it?",
         "The function that frees the packet tells which part of the network stack it was.",
         (
-            "perf trace -e skb:kfree_skb --call-graph fp sleep 10",
+            "perf trace -a -e skb:kfree_skb --call-graph fp -- sleep 10",
             "nstat -az | grep -iE 'drop|discard|noroute'",
         ),
     )

@@ -10,16 +10,22 @@ import errno
 from typing import Final
 
 from tracer.diagnose import wording as say
-from tracer.diagnose.drops import Role, function
+from tracer.diagnose.drops import REASONS, Role, by_netfilter
 from tracer.diagnose.sight import (
+    ENOUGH,
     REFUSING,
     Death,
+    astray,
+    came_back,
     confidence_of_death,
     deaths,
     dies_here,
+    from_elsewhere,
+    from_this_node,
     icmp_errors,
     keeps_pace,
     left,
+    lives_here,
     neighbours,
     outlived,
     routes,
@@ -48,15 +54,16 @@ def port_exhaustion(facts: Facts) -> Verdict | None:
     for an attempt that sent nothing.
     """
     ports = facts.ports
-    full = ports is not None and ports.available > 0 and ports.used >= _NEARLY * ports.available
+    nearly = ports is not None and ports.available > 0 and ports.used >= _NEARLY * ports.available
+    full = nearly and ports is not None and ports.used >= ports.available
     evidence = [] if ports is None else [say.of_ports(ports)]
     if facts.errno == errno.EADDRNOTAVAIL:
         told = Evidence("errno", "connect() failed with EADDRNOTAVAIL")
         # Ports that are free again a moment later are no contradiction, and no confirmation.
-        confidence = HIGH if full or ports is None else MEDIUM
+        confidence = HIGH if nearly or ports is None else MEDIUM
         evidence.insert(0, told)
-    elif facts.outcome is Outcome.LOCAL_ERROR and not facts.errno and full:
-        confidence = HIGH
+    elif facts.outcome is Outcome.LOCAL_ERROR and not facts.errno and nearly:
+        confidence = HIGH if full else MEDIUM
     else:
         return None
     used = "" if ports is None else f": {ports.used} of {ports.available} are in use"
@@ -84,7 +91,8 @@ def conntrack_full(facts: Facts) -> Verdict | None:
         death = _stopped_by(facts, table)
         if death is None:
             continue
-        sure = _full(table) and table.refused > 0 and facts.destination.nat is None
+        stopped = max(death.count, table.stopped or 0)
+        sure = _full(table) and table.refused >= stopped and facts.destination.nat is None
         return _conntrack_verdict(
             facts, table, HIGH if sure else MEDIUM, say.of_drop(death.drop, facts)
         )
@@ -95,23 +103,23 @@ def conntrack_full(facts: Facts) -> Verdict | None:
 
 
 def _full(table: ConntrackTable) -> bool:
-    return table.maximum > 0 and table.count >= _NEARLY * table.maximum
+    """Below its maximum it takes entries: then only having refused some shows that it was full."""
+    if table.maximum <= 0:
+        return False
+    nearly = table.refused > 0 and table.count >= _NEARLY * table.maximum
+    return nearly or table.count >= table.maximum
 
 
 def _stopped_by(facts: Facts, table: ConntrackTable) -> Death | None:
     """The netfilter drops of its packets in the table's namespace, where they keep pace."""
     for direction in Direction:
         for death in deaths(facts, direction, Role.BARRIER):
-            if not _by_netfilter(death) or outlived(death, facts):
+            if not by_netfilter(death.drop) or outlived(death, facts):
                 continue
             same = table.netns is None or death.drop.netns in {None, table.netns}
             if same and keeps_pace(death.count, death.last_ns, facts):
                 return death
     return None
-
-
-def _by_netfilter(death: Death) -> bool:
-    return death.drop.reason == "NETFILTER_DROP" or function(death.drop.symbol) == "nf_hook_slow"
 
 
 def _conntrack_verdict(
@@ -144,14 +152,20 @@ def listener_overloaded(facts: Facts) -> Verdict | None:
     listener = facts.listener
     if listener is None or not listener.listening or dies_here(facts) or not silent(facts):
         return None
+    if not lives_here(facts):
+        return None
     if _queue_full(facts):
         confidence = HIGH if listener.overflows > 0 else MEDIUM
-    elif listener.overflows > 0:
+    elif listener.overflows > 0 or listener.syn_queue_drops > 0:
         confidence = MEDIUM
     elif listener.drops > 0:
-        confidence = LOW
+        # Dropped for want of something at a listener of that namespace, whichever.
+        confidence = MEDIUM if listener.drops >= max(ENOUGH, sent_while_watched(facts)) else LOW
     else:
         return None
+    if listener.on_the_way is None:
+        # The address may be this namespace's for itself alone, and another's beyond.
+        confidence = weaker(confidence, MEDIUM)
     return _listener_verdict(facts, confidence)
 
 
@@ -170,13 +184,20 @@ def _listener_verdict(facts: Facts, confidence: Confidence, *drops: Evidence) ->
     listener = facts.listener
     known = () if listener is None else (say.of_listener(listener, facts),)
     queue = ""
+    why = "the application does not accept them fast enough"
     if listener is not None and _queue_full(facts):
         queue = f" ({listener.queued} wait where {listener.backlog} may)"
+    elif listener is not None and not listener.overflows and not drops:
+        # The queue of accepted connections has room: it is the one before it, of handshakes.
+        why = (
+            "it drops SYNs while its accept queue has room, as a SYN queue does that is full of"
+            " handshakes nobody finishes (net.ipv4.tcp_max_syn_backlog, tcp_syncookies)"
+        )
     return Verdict(
         Cause.LISTENER_OVERLOADED,
         confidence,
         f"The listener of {say.peer(facts)} on this node {say.hedge(confidence)}takes no more"
-        f" connections{queue}: the application does not accept them fast enough.",
+        f" connections{queue}: {why}.",
         (*drops, *known),
     )
 
@@ -185,9 +206,10 @@ def no_route(facts: Facts) -> Verdict | None:
     """This node has no route for the SYN: none, or one of type blackhole, unreachable, prohibit.
 
     The kernel's own routing drops it (IP_OUTNOROUTES, IP_INNOROUTES, ip_error()), and for most of
-    these sends an ICMP error, which then is this node's and no router's. A look at the route alone
-    may miss rules by mark, so that without a drop or an error it is likely only, and nothing where
-    drops were watched and none was routing's.
+    these sends an ICMP error, which then is this node's and no router's: a router's shows that the
+    SYN got there. A look at the route alone may miss what chose another one (a mark, a program), so
+    that without a drop or an error it is likely only, and a guess where drops were watched and none
+    was routing's.
     """
     if facts.outcome in _ANSWERED:
         return None
@@ -204,15 +226,19 @@ def no_route(facts: Facts) -> Verdict | None:
             refusing[0][0] if refusing else None,
             (say.of_drop(death.drop, facts), *evidence),
         )
-    if not refusing or left(facts) is not None or dies_here(facts):
+    if not refusing or left(facts) is not None or dies_here(facts) or from_elsewhere(facts):
         return None
     evidence += [
         say.of_icmp(received, read, facts)
         for received, read in icmp_errors(facts)
-        if _of_routing(received)
+        if _of_routing(received) and from_this_node(received, facts)
     ]
     told = len(evidence) > len(refusing) and sent_while_watched(facts) <= 1
-    if told or facts.outcome in {Outcome.UNREACHABLE, Outcome.LOCAL_ERROR}:
+    # An error that nobody here is known to have sent may be a router's.
+    ended = facts.outcome in {Outcome.UNREACHABLE, Outcome.LOCAL_ERROR} and (
+        len(evidence) > len(refusing) or not icmp_errors(facts)
+    )
+    if told or ended:
         confidence = HIGH
     elif facts.drops is not None and sent_while_watched(facts) > 0:
         confidence = LOW
@@ -359,8 +385,13 @@ def dropped_here(facts: Facts) -> Verdict | None:
         summary = f"reached a socket of nobody{device}: {how}, {where}"
     elif confidence is LOW:
         summary = (
-            f"was dropped on this node{device} by {death.meaning.what}: {how}, {where}; what became"
-            " of the other SYNs was not seen"
+            f"was dropped on this node{device} by {death.meaning.what}: {how}, {where};"
+            f" {_of_the_others(death, facts)}"
+        )
+    elif came_back(death, facts) and death.meaning is not REASONS["FULL_RING"]:
+        summary = (
+            f"left this node{device}, came back by it, and is dropped by {death.meaning.what}:"
+            f" {how}, {where}"
         )
     else:
         summary = f"is dropped on this node{device} by {death.meaning.what}: {how}, {where}"
@@ -372,6 +403,16 @@ def dropped_here(facts: Facts) -> Verdict | None:
     )
 
 
+def _of_the_others(death: Death, facts: Facts) -> str:
+    """What is known of the SYNs that were not dropped so."""
+    out = left(facts)
+    if out is not None:
+        return f"{say.syns(out.count)} left through {safe(out.device)}"
+    if astray(death, facts):
+        return "that lies on no way to its destination, so it may have been a copy"
+    return "what became of the other SYNs was not seen"
+
+
 def _of_barrier(death: Death, facts: Facts) -> Confidence | None:
     confidence = confidence_of_death(death, facts)
     if confidence is None:
@@ -379,7 +420,7 @@ def _of_barrier(death: Death, facts: Facts) -> Confidence | None:
     if death.meaning.role is Role.NOBODY:
         # No socket is no barrier: a RST should have come back. It is where the SYN got to.
         return MEDIUM if confidence is HIGH else LOW
-    if _by_netfilter(death) and any(
+    if by_netfilter(death.drop) and any(
         _full(table) and table.netns in {None, death.drop.netns} for table in facts.conntrack
     ):
         # A rule, or connection tracking that has no room: nobody can tell from the drop.

@@ -34,18 +34,23 @@ from tracer.diagnose.outbound import (
 )
 from tracer.diagnose.sight import (
     DEADLY,
+    ENOUGH,
+    astray,
+    confidence_of_death,
     deaths,
     dies_here,
     handed_all,
     icmp_errors,
+    leaves,
     left,
     lives_here,
     maybe_left,
+    outlived,
     path_is_open,
     sent_while_watched,
     silent,
 )
-from tracer.facts import Direction, Facts, PolicyVerdict
+from tracer.facts import Direction, Facts, Handed, PolicyVerdict
 from tracer.model import Cause, Confidence, Evidence, Outcome, Scope, Verdict
 from tracer.text import safe
 
@@ -102,14 +107,21 @@ def slow(facts: Facts) -> Verdict:
     """
     count = facts.syns_sent
     took = "" if facts.age_seconds is None else f" after {say.seconds(facts.age_seconds)}"
-    died = deaths(facts, Direction.SYN, *DEADLY)
+    died = [
+        death
+        for death in deaths(facts, Direction.SYN, *DEADLY)
+        if not outlived(death, facts) and not astray(death, facts)
+    ]
     if count is None:
         how = "it is not known how many SYNs that took"
     elif count > 1:
         fate = f"dropped on this node by {died[0].meaning.what}" if died else "lost or unanswered"
         how = f"{say.syns(count - 1)} of {count} {'was' if count == 2 else 'were'} {fate}"
         if died and died[0].count < count - 1:
-            how += f" at least {say.times(died[0].count)}"
+            how = (
+                f"of {count} SYNs at least {died[0].count}"
+                f" {'was' if died[0].count == 1 else 'were'} {fate}"
+            )
     else:
         how = "its one SYN was answered late"
     told = say.of_attempt(facts) or Evidence("attempt", "it connected")
@@ -125,7 +137,7 @@ def application_gave_up(facts: Facts) -> Verdict | None:
     """The socket was closed by its own side while the kernel would have gone on.
 
     That is the application's own timeout, or its end. Why nobody had answered until then is another
-    question: a rule that answers it wins over this one.
+    question: a rule that answers it wins over this one, and that nobody did is said with it.
     """
     if facts.outcome is not Outcome.ABORTED:
         return None
@@ -141,24 +153,26 @@ def application_gave_up(facts: Facts) -> Verdict | None:
         if facts.errno
         else f"The application gave up on {say.target(facts)}"
     )
+    until = no_reply(facts)
     return Verdict(
         Cause.APPLICATION_GAVE_UP,
         HIGH if early and not facts.errno else MEDIUM,
-        f"{who}{after}{tried}, before any answer reached it{schedule if early else ''}.",
-        (told,),
+        f"{who}{after}{tried}, before any answer reached it{schedule if early else ''}."
+        + ("" if until is None else f" {until.summary}"),
+        (told, *(() if until is None else until.evidence)),
     )
 
 
 def no_reply(facts: Facts) -> Verdict | None:
     """The SYN left this node, and nothing came back.
 
-    Sure where SYNs were handed to a device that leads out, drops were watched, and none was seen.
-    Less sure where drops were not watched, or the device is not known to lead out (an overlay's),
-    or where only the absence of drops during a retransmission speaks, with a route and a next hop
-    in order. A guess where no more than that is known, or the last device seen leads to another
-    namespace; and where nothing could be watched, with an entry of connection tracking: one is
-    found once the SYN has passed netfilter (nf_conntrack_confirm() at POSTROUTING). What stays on
-    this node is never said to have left it.
+    Sure where every SYN was handed to a device that leads out, and drops were watched and explain
+    none of them. Less sure after a single one, or where drops were not watched, or the device is
+    not known to lead out (an overlay's), or where only the absence of drops during a retransmission
+    speaks, with a route and a next hop in order. A guess where no more than that is known, or the
+    last device seen leads to another namespace; and where nothing could be watched, with an entry
+    of connection tracking: one is found once the SYN has passed netfilter (nf_conntrack_confirm()
+    at POSTROUTING). What stays on this node is never said to have left it.
     """
     if not silent(facts) or dies_here(facts):
         return None
@@ -185,9 +199,8 @@ def _departure(facts: Facts) -> tuple[Confidence | None, tuple[Evidence, ...]]:
     watched = facts.drops is not None
     gone = left(facts)
     if gone is not None:
-        pace = handed_all(gone, facts)
         handed = say.of_handed(gone, facts)
-        return (HIGH if watched and pace else MEDIUM), (handed, *watch)
+        return _seen_leaving(gone, facts), (handed, *watch)
     gone = maybe_left(facts)
     if gone is not None:
         pace = handed_all(gone, facts)
@@ -204,6 +217,18 @@ def _departure(facts: Facts) -> tuple[Confidence | None, tuple[Evidence, ...]]:
     # Where hand-overs are watched, and none of its devices may lead out, it was lost sight of here.
     unseen = facts.handed is None
     return (MEDIUM if unseen and path_is_open(facts) else LOW), (*watch, *_ways(facts))
+
+
+def _seen_leaving(gone: Handed, facts: Facts) -> Confidence:
+    """How much it says of all SYNs that some were handed to a device that leads out."""
+    if facts.drops is None or not handed_all(gone, facts):
+        others = [
+            death
+            for death in deaths(facts, Direction.SYN, *DEADLY)
+            if confidence_of_death(death, facts) is not None and death.count >= gone.count
+        ]
+        return LOW if others else MEDIUM
+    return HIGH if gone.count >= ENOUGH else MEDIUM
 
 
 _ANY: Final = tuple(role for role in Role if role is not Role.HARMLESS)
@@ -246,13 +271,13 @@ def _background(facts: Facts) -> Iterator[Evidence]:
     """All that is worth knowing beside the deciding evidence, the nearest to the packets first."""
     possible = (
         say.of_attempt(facts),
-        say.of_resets(facts.resets) if facts.resets else None,
+        *(say.of_reset(one, facts) for one in facts.resets or ()),
         *_icmp(facts),
         *_packets(facts),
         say.of_nat(facts),
         say.of_backend(facts),
         say.of_service(facts),
-        say.of_listener(facts.listener, facts) if facts.listener else None,
+        say.of_listener(facts.listener, facts) if facts.listener and not leaves(facts) else None,
         *_refusing_tables(facts),
         *_next_hops(facts),
         *(say.of_policy(one) for one in facts.policies if one.verdict != PolicyVerdict.UNKNOWN),

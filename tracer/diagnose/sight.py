@@ -19,6 +19,13 @@ SLACK_NS: Final = 50_000_000
 """A SYN's own drop may be stamped before the SYN: the kernel reports a retransmission after it has
 sent it. SYNs are 500 ms apart at least (TCP_RESOURCE_PROBE_INTERVAL), so 50 ms confuse no two."""
 
+RETURN_NS: Final = 400_000_000
+"""A SYN that left, and one that died no later than this after it, may be the same: what comes back
+from a load balancer or a router takes less, and the next SYN is further away."""
+
+ENOUGH: Final = 2
+"""SYNs that must meet the same fate before it is said of all of them."""
+
 SETTLING_NS: Final = 300_000_000
 """For so long after a SYN its fate may not have been read yet."""
 
@@ -42,6 +49,7 @@ class Death:
     drop: Drop
     meaning: Meaning
     count: int
+    first_ns: int
     last_ns: int
 
 
@@ -58,6 +66,7 @@ def deaths(facts: Facts, direction: Direction, *roles: Role) -> list[Death]:
             drop=max(members, key=lambda one: (one.count, one.last_ns)),
             meaning=read,
             count=sum(one.count for one in members),
+            first_ns=min(one.first_ns for one in members),
             last_ns=max(one.last_ns for one in members),
         )
         for read, members in groups.items()
@@ -100,10 +109,13 @@ def answers_keep_pace(death: Death, facts: Facts) -> bool:
 
 
 def handed_all(handed: Handed, facts: Facts) -> bool:
-    """Whether every SYN was handed to that device while that was watched, but for one at most."""
+    """Whether every SYN was handed to that device while that was watched. One may be missing, as
+    in keeps_pace(), unless a drop tells what became of it.
+    """
     if facts.syns_handed is None:
         return keeps_pace(handed.count, handed.last_ns, facts)
-    return handed.count >= max(1, facts.syns_handed - 1)
+    missing = 0 if deaths(facts, Direction.SYN, *DEADLY) else 1
+    return handed.count >= max(1, facts.syns_handed - missing)
 
 
 def left(facts: Facts) -> Handed | None:
@@ -123,23 +135,68 @@ def maybe_left(facts: Facts) -> Handed | None:
     return max(out, key=lambda one: (one.count, one.last_ns), default=None)
 
 
+def leaves(facts: Facts) -> bool:
+    """Whether its SYNs are known to leave this node, every one of them."""
+    out = left(facts)
+    return out is not None and handed_all(out, facts)
+
+
+def came_back(death: Death, facts: Facts) -> bool:
+    """Whether the SYN that died had left this node before: what was sent out by a device came in by
+    it, or by its driver was dropped.
+
+    A load balancer that keeps the client's address may send a SYN back to the node that it came
+    from. In the namespace of the device it left by, its drop bears that device's name and a later
+    time. Its drop elsewhere cannot be told from a copy's: those have died on the side.
+    """
+    out = left(facts)
+    drop = death.drop
+    if out is None or (drop.netns, drop.device) != (out.netns, out.device):
+        return False
+    after = death.last_ns - out.last_ns
+    return after > 0 and (after <= RETURN_NS or keeps_pace(death.count, death.last_ns, facts))
+
+
 def outlived(death: Death, facts: Facts) -> bool:
     """Whether SYNs left this node all the same: then copies were dropped, or a few of many."""
     out = left(facts)
-    return out is not None and out.count >= death.count and out.last_ns >= death.last_ns - SLACK_NS
+    if out is None or came_back(death, facts):
+        return False
+    return out.count >= death.count and out.last_ns >= death.last_ns - SLACK_NS
+
+
+def astray(death: Death, facts: Facts) -> bool:
+    """Whether it died where it had no business to be, while its destination lives on this node:
+    neither where it comes from, nor on the node, nor where it goes. That is rather a copy (a TEE
+    rule's, a tap's), or another one's packet that NAT made look the same.
+    """
+    if facts.listener is None or death.drop.netns is None:
+        return False
+    return death.drop.netns not in {facts.netns, facts.host_netns, facts.listener.netns}
+
+
+def _others_left(death: Death, facts: Facts) -> bool:
+    """Whether SYNs have left this node since the first of these drops."""
+    out = left(facts)
+    if out is None or came_back(death, facts):
+        return False
+    return out.last_ns >= death.first_ns - SLACK_NS
 
 
 def confidence_of_death(death: Death, facts: Facts) -> Confidence | None:
     """How surely these drops of its SYN keep the attempt stuck; None: they do not.
 
-    High where it happens to every SYN for a reason that says what it was. Where it happened to a
-    few, something else became of the others, unless the latest is among them.
+    High where it happens to every SYN, was seen more than once, and its reason says what it was.
+    Where it happened to a few, something else became of the others, unless the latest is among
+    them; where others left meanwhile, it is half of the truth at best.
     """
     if outlived(death, facts):
         return None
+    if astray(death, facts) or _others_left(death, facts):
+        return Confidence.LOW
     known = death.meaning.role is not Role.UNCLEAR
     if keeps_pace(death.count, death.last_ns, facts):
-        return Confidence.HIGH if known else Confidence.MEDIUM
+        return Confidence.HIGH if known and death.count >= ENOUGH else Confidence.MEDIUM
     latest = facts.last_syn_ns is not None and last_syn_died(death.last_ns, facts)
     return Confidence.MEDIUM if latest and known else Confidence.LOW
 
@@ -196,10 +253,23 @@ def from_this_node(received: IcmpError, facts: Facts) -> bool:
     """Whether an ICMP error came from the client's own namespace, or from the node's, which is the
     gateway of a pod whose packets pass through it.
     """
+    if received.here is not None:
+        return received.here
     if facts.source is not None and received.sender == facts.source.address:
         return True
     through = facts.host_route is not None and facts.host_netns not in {None, facts.netns}
     return through and facts.route is not None and received.sender == facts.route.gateway
+
+
+def from_elsewhere(facts: Facts) -> bool:
+    """Whether an ICMP error is known to have come from beyond this node: then the SYN got there.
+
+    Where connection tracking translates the attempt, it puts the address that was asked for in
+    place of a sender of this node's too.
+    """
+    nat = facts.destination.nat
+    shown = facts.asked.address if nat is not None and nat.destination != facts.asked else None
+    return any(one.here is False and one.sender != shown for one, _ in icmp_errors(facts))
 
 
 def silent(facts: Facts) -> bool:
@@ -243,7 +313,11 @@ def path_is_open(facts: Facts) -> bool:
 
 
 def lives_here(facts: Facts) -> bool:
-    """Whether the destination is this host or a namespace of it: its SYN never leaves the node."""
-    if facts.listener is not None:
+    """Whether the destination is this host or a namespace of it: its SYN never leaves the node.
+
+    Another namespace may have the address too, for itself (a load balancer's on its loopback, a
+    cluster in a container): a SYN that is seen to leave does not go there.
+    """
+    if facts.listener is not None and not leaves(facts):
         return True
     return any(route.kind in LOCAL for route, _ in routes(facts))

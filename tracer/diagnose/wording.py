@@ -26,6 +26,7 @@ from tracer.facts import (
     Peers,
     PolicyFinding,
     PolicyVerdict,
+    Reset,
     ReversePath,
     Route,
 )
@@ -188,8 +189,14 @@ def of_icmp(received: IcmpError, read: IcmpMeaning, facts: Facts) -> Evidence:
     )
 
 
-def of_resets(count: int) -> Evidence:
-    return Evidence("rst", f"a RST reached its socket {times(count)}")
+def of_reset(reset: Reset, facts: Facts) -> Evidence:
+    backend = translated(facts)
+    behind = "" if backend is None else f", behind which is {endpoint(backend)}"
+    return Evidence(
+        "rst",
+        f"a RST from {endpoint(reset.sender)}{behind} reached its socket and ended the attempt",
+        reset.at_ns,
+    )
 
 
 def of_neighbour(neighbour: Neighbour, where: str) -> Evidence:

@@ -16,11 +16,11 @@ from dataclasses import replace
 from typing import Final, TypeVar
 
 from tracer.facts import Backend, PolicyFinding, PolicyVerdict
-from tracer.kube.names import Names, Resource, ServiceBackend
+from tracer.kube.names import Named, Names, Resource, ServiceBackend
 from tracer.kube.pod import PodInfo
 from tracer.kube.policy import Peer, PeerAddress, PeerPod, Target, egress, ingress
 from tracer.kube.records import canonical, parsed
-from tracer.model import Endpoint, Flow, Kind, Nat, Report, Scope
+from tracer.model import Destination, Endpoint, Flow, Kind, Nat, Report, Scope
 from tracer.text import safe
 
 REMEMBERED: Final = 8_192
@@ -46,6 +46,32 @@ class ClusterView:
         self._made_from: tuple[int, frozenset[Resource]] | None = None
         self._findings: dict[object, tuple[PolicyFinding, ...]] = {}
         self._backends: dict[object, Backend | None] = {}
+        self._named: dict[object, Named | None] = {}
+
+    @property
+    def version(self) -> object:
+        """Another one when an answer may be another."""
+        return self._names.version, self._names.current
+
+    def destination(self, report: Report) -> Destination:
+        """What the cluster calls an attempt's destination now, and how many endpoints it has.
+
+        Where it knows of nothing there any more, the name stays, for those who read of it, and its
+        endpoints are not known.
+        """
+        known, asked = report.destination, report.change.attempt.flow.destination
+        named = self._remembered(
+            self._named, asked, lambda: self._names.destination(asked.address, asked.port)
+        )
+        if named is None:
+            return known if known.endpoints is None else replace(known, endpoints=None)
+        return replace(
+            known,
+            kind=named.kind,
+            name=named.name,
+            ambiguous=named.ambiguous,
+            endpoints=named.endpoints,
+        )
 
     def policies(self, report: Report, nat: Nat | None) -> tuple[PolicyFinding, ...]:
         """What NetworkPolicies say of an attempt: egress of its pod, then ingress where it goes.
@@ -79,6 +105,7 @@ class ClusterView:
         if now != self._made_from:
             self._findings.clear()
             self._backends.clear()
+            self._named.clear()
             self._made_from = now
         if key in answers:
             return answers[key]

@@ -91,8 +91,16 @@ class Reporter:
                 else max(0, retry_ns - now_ns) / NANOSECONDS
             ),
             pod=self._pods.identify(report.process, attempt.flow) or report.pod,
+            destination=self._destination_now(report),
             verdict=verdict,
         )
+
+    def _destination_now(self, report: Report) -> Destination:
+        """What the verdict was judged by may have changed since the attempt's last report."""
+        attempt = report.change.attempt
+        described = self._destinations.describe(attempt.flow.destination)
+        nat = None if self._nat is None else self._nat.nat_of(attempt.id)
+        return replace(described, nat=nat or report.destination.nat)
 
     def _destination(self, change: Change) -> Destination:
         """With where connection tracking sends it, once that was looked up."""

@@ -11,10 +11,11 @@ _M_ARENA_MAX: Final = -8
 
 
 def share_heap() -> None:
-    """Has threads that begin from now on take their memory from the heap that is there.
+    """Has threads take their memory from the heap that is there. To be called before the first one
+    begins: a second heap would be shared out too.
 
     The evidence's program is compiled in a thread, with the memory that compiling the tracing
-    program has left: glibc would else give that thread a heap of its own, 15 MB more. Other C
+    program has left: glibc would else give that thread a heap of its own, 30 MB more. Other C
     libraries have one heap anyway.
     """
     with suppress(AttributeError, OSError):

@@ -5,8 +5,8 @@ and sequence number, which for a SYN is the attempt's initial sequence number. A
 what is about an attempt names its four ends, and its sequence number where that is known.
 
 Heard on raw sockets, which wants CAP_NET_RAW over the namespace; nothing is ever sent. The kernel
-passes on only the types below, only where they are about TCP, and drops what does not fit into a
-small buffer. "Fragmentation needed" is no error of a connect, and so is not taken.
+passes on only the types below, only where they are about TCP, and drops what does not fit into the
+buffer, which lost() tells. "Fragmentation needed" is no error of a connect, and so is not taken.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ _SOL_RAW: Final = 255
 _ICMP_FILTER: Final = 1
 _ICMPV6_FILTER: Final = 1
 _SO_ATTACH_FILTER: Final = 26
+_SO_RCVBUFFORCE: Final = 33
 _SO_MEMINFO: Final = 55
 _MEMINFO_DROPS: Final = 8
 
@@ -48,18 +49,23 @@ _V6_HEADER: Final = 40
 _PORTS_AND_SEQUENCE: Final = struct.Struct("!HHI")
 _BE16: Final = struct.Struct("!H")
 
-_BUFFER_BYTES: Final = 65_536
-"""Some fifty errors, as the kernel accounts for them."""
+_BUFFER_BYTES: Final = 1 << 20
+"""Some two thousand errors, as the kernel accounts for them; it takes memory for what is there."""
 
 _RECEIVE_BYTES: Final = 2_048
 """An error of IPv4 takes 576 at most (RFC 1812), one of IPv6 1,280."""
 
-_MOST_PER_READ: Final = 128
+_MOST_PER_READ: Final = 4_096
+"""More than the buffer holds, unless they go on coming meanwhile."""
 
 _INSTRUCTION: Final = struct.Struct("=HBBI")
 _LOAD_BYTE, _LOAD_BYTE_X, _LOAD_HALF_X = 0x30, 0x50, 0x48
 _LOAD_HEADER_LENGTH, _JUMP_IF_EQUAL, _RETURN = 0xB1, 0x15, 0x06
 """Classic BPF: ldb [k], ldb [x+k], ldh [x+k], ldxb 4*([k]&0xf), jeq #k, ret #k."""
+
+
+class NoRawSocket(PermissionError):
+    """Raw sockets are not permitted, wherever (CAP_NET_RAW)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +88,8 @@ class IcmpListener:
     def __init__(self, path: str) -> None:
         """Listens in the namespace whose file is `path`, from now on.
 
-        Raises OSError where it cannot be entered, or where raw sockets are not permitted
-        (PermissionError, without CAP_NET_RAW). Where there is no IPv6, IPv4 alone is heard.
+        Raises OSError where it cannot be entered, PermissionError where that is not permitted, and
+        NoRawSocket where raw sockets are not. Where there is no IPv6, IPv4 alone is heard.
         """
         self._packet = bytearray(_RECEIVE_BYTES)
         self._sockets: list[tuple[int, socket.socket]] = []
@@ -102,8 +108,8 @@ class IcmpListener:
     def read(self) -> list[AboutPacket]:
         """What came since the last time, oldest first for each family; never waits.
 
-        At most 128 of each, the rest is for the next time. `last_ns` of an error is when it was
-        read. Raises OSError where a socket fails.
+        At most some thousands of each, the rest is for the next time. `last_ns` of an error is when
+        it was read. Raises OSError where a socket fails.
         """
         found = []
         for family, heard in self._sockets:
@@ -118,14 +124,18 @@ class IcmpListener:
                     found.append(about)
         return found
 
-    def lost(self) -> int:
-        """Errors that came and found the buffer full, since the start.
-
-        Raises OSError where the kernel does not tell: before Linux 4.12.
+    def lost(self) -> int | None:
+        """Errors that came and found the buffer full, since the start; None where the kernel does
+        not tell (before Linux 4.12). Raises OSError where a socket fails.
         """
         total = 0
         for _family, heard in self._sockets:
-            told = heard.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, 4 * (_MEMINFO_DROPS + 1))
+            try:
+                told = heard.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, 4 * (_MEMINFO_DROPS + 1))
+            except OSError as error:
+                if error.errno == errno.ENOPROTOOPT:
+                    return None
+                raise
             total += struct.unpack_from("=I", told, 4 * _MEMINFO_DROPS)[0]
         return total
 
@@ -236,10 +246,16 @@ def _open_v6() -> socket.socket:
 
 def _open(family: int, protocol: int, program: list[bytes]) -> socket.socket:
     """A raw socket; what comes before its filters are set is parsed like the rest."""
-    made = socket.socket(
-        family, socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK, protocol
-    )
-    made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER_BYTES)
+    try:
+        made = socket.socket(
+            family, socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK, protocol
+        )
+    except PermissionError as error:
+        raise NoRawSocket(*error.args) from error
+    try:
+        made.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _BUFFER_BYTES)
+    except PermissionError:  # without CAP_NET_ADMIN net.core.rmem_max is the limit
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER_BYTES)
     code = ctypes.create_string_buffer(b"".join(program))
     # struct sock_fprog: how many instructions, and where they are.
     filter_ = struct.pack("@HP", len(program), ctypes.addressof(code))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import ip_address
 from typing import Final
 
@@ -40,11 +40,33 @@ class OwnerLimits:
 
 
 @dataclass(frozen=True, slots=True)
+class Owner:
+    """A namespace that has an address. `lladdrs` are the hardware addresses of its devices: whoever
+    sends to one of them, sends to it.
+    """
+
+    namespace: Namespace
+    lladdrs: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Holdings:
+    """By what a namespace can be told from others.
+
+    `virtual` are addresses that it has only so that packets for them come in (IPVS_DEVICE).
+    """
+
+    addresses: tuple[str, ...]
+    virtual: tuple[str, ...] = ()
+    lladdrs: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
 class _Read:
     """What was read of one namespace, and when."""
 
     namespace: Namespace
-    addresses: frozenset[str]
+    holdings: Holdings
     at: float
 
 
@@ -56,26 +78,39 @@ class AddressOwners:
         limits: OwnerLimits | None = None,
         namespaces: Callable[[], Mapping[int, Namespace]] = list_namespaces,
         clock: Callable[[], float] = time.monotonic,
+        look: Callable[[str], Holdings] | None = None,
     ) -> None:
         self._limits = limits or OwnerLimits()
+        self._look_into = look or holdings
         self._namespaces = namespaces
         self._clock = clock
         self._looked: float | None = None
         self._read: dict[int, _Read] = {}
-        self._owners: dict[str, Namespace | None] = {}
+        self._owners: dict[str, Owner | None] = {}
+        self._virtual: frozenset[str] = frozenset()
         self.skipped = 0
         """Namespaces and addresses beyond the limits, and namespaces that could not be read."""
 
-    def owner_of(self, address: str) -> Namespace | None:
+    def owner_of(self, address: str) -> Owner | None:
         """The namespace that has `address`; None where none of this node has it, where several do,
         or where it is loopback or link-local. Up to `again_seconds` old. Raises OSError where /proc
         cannot be listed.
         """
+        self._keep_up()
+        return self._owners.get(address)
+
+    def is_virtual(self, address: str) -> bool:
+        """Whether a namespace has it only so that packets for it come in (mode ipvs of kube-proxy):
+        where they are led is another question. Raises OSError as owner_of() does.
+        """
+        self._keep_up()
+        return address in self._virtual
+
+    def _keep_up(self) -> None:
         now = self._clock()
         if self._looked is None or now - self._looked >= self._limits.again_seconds:
             self._looked = now
             self._look(now)
-        return self._owners.get(address)
 
     def _look(self, now: float) -> None:
         listed = self._namespaces()
@@ -84,19 +119,25 @@ class AddressOwners:
         read: dict[int, _Read] = {}
         for inode, namespace in list(listed.items())[: limits.namespaces]:
             known = self._read.get(inode)
-            if known is not None and known.addresses and now - known.at < limits.stale_seconds:
-                read[inode] = _Read(namespace, known.addresses, known.at)
+            has_some = known is not None and known.holdings.addresses
+            if known is not None and has_some and now - known.at < limits.stale_seconds:
+                read[inode] = _Read(namespace, known.holdings, known.at)
                 continue
             try:
-                addresses = _addresses_in(namespace.path)
+                found = self._look_into(namespace.path)
             except OSError:  # gone since it was listed, or may not be entered
                 self.skipped += 1
                 continue
-            self.skipped += max(0, len(addresses) - limits.addresses)
-            kept = frozenset(addresses[: limits.addresses])
+            most = limits.addresses
+            for addresses in (found.addresses, found.virtual):
+                self.skipped += max(0, len(addresses) - most)
+            kept = replace(found, addresses=found.addresses[:most], virtual=found.virtual[:most])
             read[inode] = _Read(namespace, kept, now)
         self._read = read
         self._owners = _by_address(read.values())
+        self._virtual = frozenset(
+            address for one in read.values() for address in one.holdings.virtual
+        )
 
 
 def listener(path: str, local: Endpoint, remote: Endpoint | None = None) -> ListenSocket | None:
@@ -108,15 +149,20 @@ def listener(path: str, local: Endpoint, remote: Endpoint | None = None) -> List
         return kernel.listener(local, remote)
 
 
-def _addresses_in(path: str) -> list[str]:
-    """Those by which a namespace can be told from others."""
+def holdings(path: str) -> Holdings:
+    """Those of the namespace whose file is `path`. Raises OSError where it cannot be entered."""
     with Rtnetlink(path) as kernel:
-        held = kernel.addresses()
+        held = [(address, index) for address, index in kernel.addresses() if _telling(address)]
         try:
             virtual: int | None = kernel.index_of(IPVS_DEVICE)
         except OSError:
             virtual = None
-    return [address for address, index in held if index != virtual and _telling(address)]
+        lladdrs = {kernel.lladdr_of(index) for index in {index for _, index in held} - {virtual}}
+    return Holdings(
+        addresses=tuple(dict.fromkeys(address for address, index in held if index != virtual)),
+        virtual=tuple(address for address, index in held if index == virtual),
+        lladdrs=frozenset(one for one in lladdrs if one is not None),
+    )
 
 
 def _telling(address: str) -> bool:
@@ -124,9 +170,10 @@ def _telling(address: str) -> bool:
     return not (parsed.is_loopback or parsed.is_link_local)
 
 
-def _by_address(read: Iterable[_Read]) -> dict[str, Namespace | None]:
-    owners: dict[str, Namespace | None] = {}
+def _by_address(read: Iterable[_Read]) -> dict[str, Owner | None]:
+    owners: dict[str, Owner | None] = {}
     for one in read:
-        for address in one.addresses:
-            owners[address] = None if address in owners else one.namespace
+        owner = Owner(one.namespace, one.holdings.lladdrs)
+        for address in one.holdings.addresses:
+            owners[address] = None if address in owners else owner
     return owners

@@ -9,7 +9,9 @@ for both families, on the way out and through:
 
 A rule (ip-rule(8)) of these types answers the same, but for "unreachable", which says ENETUNREACH.
 
-Not seen from here are rules that look at a packet's mark, and what netfilter or BPF do on the way.
+Rules may look at a packet's mark (fwmark), which netfilter or BPF set and nobody else knows: what
+the route would be with each of the marks that there are rules for can be asked (marks(), `mark`).
+Not seen from here is what netfilter or BPF do on the way.
 """
 
 from __future__ import annotations
@@ -35,10 +37,11 @@ from tracer.host.netlink import (
 )
 from tracer.model import Flow
 
-# <linux/rtnetlink.h>, <linux/neighbour.h>, <linux/if_addr.h>
+# <linux/rtnetlink.h>, <linux/fib_rules.h>, <linux/neighbour.h>, <linux/if_addr.h>
 _RTM_GETADDR: Final = 22
 _RTM_GETROUTE: Final = 26
 _RTM_GETNEIGH: Final = 30
+_RTM_GETRULE: Final = 34
 _RTM_F_FIB_MATCH: Final = 0x2000
 """Linux 4.13 (IPv4), 4.15 (IPv6): answer with the route as it is listed, all its hops with it."""
 _RTA_DST: Final = 1
@@ -48,21 +51,26 @@ _RTA_OIF: Final = 4
 _RTA_GATEWAY: Final = 5
 _RTA_PREFSRC: Final = 7
 _RTA_MULTIPATH: Final = 9
+_RTA_MARK: Final = 16
 _RTA_VIA: Final = 18
 _RTA_IP_PROTO: Final = 27
 _RTA_SPORT: Final = 28
 _RTA_DPORT: Final = 29
 _RTN_LOCAL: Final = 2
+_FRA_FWMARK: Final = 10
 _NDA_DST: Final = 1
+_NDA_LLADDR: Final = 2
 _NDA_IFINDEX: Final = 8
 _IFA_ADDRESS: Final = 1
 _IFA_LOCAL: Final = 2
 # <linux/sockios.h>, <linux/if.h>
 _SIOCGIFNAME: Final = 0x8910
 _SIOCGIFFLAGS: Final = 0x8913
+_SIOCGIFHWADDR: Final = 0x8927
 _SIOCGIFINDEX: Final = 0x8933
 _IFF_NOARP: Final = 0x80
 _IFNAMSIZ: Final = 16
+_ARPHRD_ETHER: Final = 1
 
 _KINDS: Final = (
     *("unspec", "unicast", "local", "broadcast", "anycast", "multicast"),
@@ -92,6 +100,8 @@ _NEIGHBOUR_STATES: Final = {
 
 # struct rtmsg: family, dst_len, src_len, tos, table, protocol, scope, type, flags
 _RTMSG: Final = struct.Struct("=BBBBBBBBI")
+# struct fib_rule_hdr: family, dst_len, src_len, tos, table, two reserved, action, flags
+_RULE: Final = struct.Struct("=BBBBBBBBI")
 # struct ndmsg: family, ifindex, state, flags, type
 _NDMSG: Final = struct.Struct("=BxxxiHBB")
 # struct ifaddrmsg: family, prefixlen, flags, scope, index
@@ -101,6 +111,8 @@ _RTNEXTHOP: Final = struct.Struct("=HBBi")
 # struct ifreq: name, and a number of the union
 _IFREQ: Final = struct.Struct(f"={_IFNAMSIZ}si20x")
 _IFREQ_FLAGS: Final = struct.Struct(f"={_IFNAMSIZ}sH22x")
+# struct ifreq: name, sockaddr: family (ARPHRD_*), address
+_IFREQ_ADDRESS: Final = struct.Struct(f"={_IFNAMSIZ}sH6s16x")
 _U32: Final = struct.Struct("=I")
 _BE16: Final = struct.Struct("!H")
 _AF: Final = struct.Struct("=H")
@@ -122,9 +134,10 @@ class Rtnetlink(Netlink):
         """Raises OSError where the namespace whose file is `path` cannot be entered."""
         super().__init__(path, ROUTE)
 
-    def route(self, flow: Flow) -> Route:
+    def route(self, flow: Flow, mark: int | None = None) -> Route:
         """The route of the SYN in this namespace: on its way out where the source address is one of
-        its own, else on its way through, coming in where the route to the source goes out.
+        its own, else on its way through, coming in where the route to the source goes out. With
+        `mark`, of one that bears it.
 
         `source` is the flow's own, else the one that the kernel would choose; None on its way
         through. A namespace that does not forward what comes in there answers "unreachable", as it
@@ -134,14 +147,14 @@ class Rtnetlink(Netlink):
         ports = flow.source.port, flow.destination.port
         try:
             answer = self._ask_route(
-                flow.destination.address, source=source, incoming=incoming, ports=ports
+                flow.destination.address, source=source, incoming=incoming, ports=ports, mark=mark
             )
         except OSError as error:
             if incoming is None or error.errno not in {errno.EINVAL, errno.EXDEV}:
                 return self._refused(error)
             # Such a packet is refused for its source too (rp_filter): what of its destination?
             try:
-                answer = self._ask_route(flow.destination.address)
+                answer = self._ask_route(flow.destination.address, mark=mark)
             except OSError as plain:
                 return self._refused(plain)
         found = self._route(answer)
@@ -150,6 +163,18 @@ class Rtnetlink(Netlink):
         # Told which source it is, the kernel names the one it would choose for IPv6, none for IPv4.
         return replace(found, source=source or found.source)
 
+    def marks(self, family: int) -> frozenset[int]:
+        """The marks of packets that policy routing has rules for; 0 is one that wants some mark not
+        to be there. `family` is 4 or 6.
+        """
+        header = _RULE.pack(socket.AF_INET if family == 4 else socket.AF_INET6, *[0] * 8)
+        found = set()
+        for message in self.dump(_RTM_GETRULE, header):
+            mark = attributes(message[_RULE.size :]).get(_FRA_FWMARK)
+            if mark is not None:
+                found.add(unpack(_U32, mark)[0])
+        return frozenset(found)
+
     def neighbour(self, address: str, device: str) -> Neighbour:
         """What is known of the next hop `address` behind `device`.
 
@@ -157,11 +182,9 @@ class Rtnetlink(Netlink):
         was sent there of late. Raises OSError with ENODEV where there is no such device.
         """
         index = self.index_of(device)
-        if self._flags(device) & _IFF_NOARP:
-            state: str | None = "NOARP"
-        else:
-            state = self._neighbour_state(address, index)
-        return Neighbour(address, device, state, time.monotonic_ns())
+        resolved = not self._flags(device) & _IFF_NOARP
+        state, lladdr = self._neighbour_entry(address, index) if resolved else ("NOARP", None)
+        return Neighbour(address, device, state, time.monotonic_ns(), lladdr)
 
     def leads_through(self, flow: Flow, device: str, direction: Direction) -> bool | None:
         """Whether packets of `direction` that come in at `device` have their way back through it,
@@ -208,6 +231,22 @@ class Rtnetlink(Netlink):
             if packed is not None:
                 found.append((unpack_address(packed), index))
         return found
+
+    def lladdr_of(self, index: int) -> str | None:
+        """The hardware address of a device; None where it has none, or is gone."""
+        name = self._name_of(index)
+        if name is None:
+            return None
+        try:
+            answer = fcntl.ioctl(
+                self.fileno(), _SIOCGIFHWADDR, _IFREQ_ADDRESS.pack(_name(name), 0, b"")
+            )
+        except OSError as error:
+            if error.errno == errno.ENODEV:
+                return None
+            raise
+        _device, kind, packed = _IFREQ_ADDRESS.unpack(answer)
+        return packed.hex(":") if kind == _ARPHRD_ETHER else None
 
     def index_of(self, device: str) -> int:
         """Raises OSError with ENODEV where there is no such device, or it cannot have that name."""
@@ -257,6 +296,7 @@ class Rtnetlink(Netlink):
         source: str | None = None,
         ports: tuple[int | None, int | None] | None = None,
         incoming: int | None = None,
+        mark: int | None = None,
         flags: int = 0,
     ) -> _Answer:
         """Kernels before 4.18 pass over what names ports: they have no rules about them either."""
@@ -269,6 +309,8 @@ class Rtnetlink(Netlink):
             source_bits = len(packed_source) * 8
         if incoming is not None:
             wanted += attribute(_RTA_IIF, _U32.pack(incoming))
+        if mark is not None:
+            wanted += attribute(_RTA_MARK, _U32.pack(mark))
         if ports is not None:
             wanted += attribute(_RTA_IP_PROTO, bytes([socket.IPPROTO_TCP]))
             for kind, port in zip((_RTA_SPORT, _RTA_DPORT), ports, strict=True):
@@ -296,31 +338,33 @@ class Rtnetlink(Netlink):
             raise error
         return Route(kind, None, None, None, time.monotonic_ns())
 
-    def _neighbour_state(self, address: str, index: int) -> str | None:
+    def _neighbour_entry(self, address: str, index: int) -> tuple[str | None, str | None]:
         family, packed = pack_address(address)
         header = _NDMSG.pack(family, index, 0, 0, 0)
         try:
             message = self.ask(_RTM_GETNEIGH, header + attribute(_NDA_DST, packed))
         except OSError as error:
             if error.errno == errno.ENOENT:
-                return None
+                return None, None
             if error.errno == errno.EOPNOTSUPP:
-                return self._listed_state(family, packed, index)
+                return self._listed_entry(family, packed, index)
             raise
-        return _state(message)
+        return _entry(message)
 
-    def _listed_state(self, family: int, packed: bytes, index: int) -> str | None:
+    def _listed_entry(
+        self, family: int, packed: bytes, index: int
+    ) -> tuple[str | None, str | None]:
         """The same from the list of a device's neighbours: before Linux 5.0 none is to be had alone
         (82cbb5c631a0).
         """
         header = _NDMSG.pack(family, index, 0, 0, 0)
         wanted = attribute(_NDA_IFINDEX, _U32.pack(index))
-        state = None
+        found: tuple[str | None, str | None] = None, None
         for message in self.dump(_RTM_GETNEIGH, header + wanted):
             listed = attributes(message[_NDMSG.size :]).get(_NDA_DST, b"")
             if unpack(_NDMSG, message)[1] == index and bytes(listed) == packed:
-                state = _state(message)
-        return state
+                found = _entry(message)
+        return found
 
 
 def route(path: str, flow: Flow) -> Route:
@@ -388,7 +432,9 @@ def _devices(answer: _Answer) -> set[int]:
     return found
 
 
-def _state(message: memoryview) -> str | None:
-    """None for NUD_NONE: the entry holds nothing yet."""
+def _entry(message: memoryview) -> tuple[str | None, str | None]:
+    """State and hardware address of a neighbour. No state for NUD_NONE: it holds nothing yet."""
     number = unpack(_NDMSG, message)[2]
-    return _NEIGHBOUR_STATES.get(number, f"state {number:#x}") if number else None
+    state = _NEIGHBOUR_STATES.get(number, f"state {number:#x}") if number else None
+    lladdr = attributes(message[_NDMSG.size :]).get(_NDA_LLADDR)
+    return state, None if lladdr is None else bytes(lladdr).hex(":")

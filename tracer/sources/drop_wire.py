@@ -63,6 +63,8 @@ _LAYOUTS: Final[dict[str, Members]] = {
 DIRECTIONS: Final = {1: Direction.SYN, 2: Direction.REPLY}
 
 ISN: Final = struct.Struct("@I")
+WATCH: Final = struct.Struct("@I")
+TIME_NS: Final = struct.Struct("@Q")
 ENDS: Final = layout_of(_LAYOUTS["ends"])
 WATCHED: Final = layout_of(_LAYOUTS["watched"])
 DROP_KEY: Final = layout_of(_LAYOUTS["drop_key"])

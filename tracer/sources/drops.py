@@ -1,4 +1,5 @@
-"""Which packets of stuck attempts this node's kernel dropped, and which devices they were given to.
+"""Which packets of stuck attempts this node's kernel dropped, which devices they were given to, and
+when a RST ended one.
 
 A second BPF program (bpf/drops.bpf.c) beside the tracing one, loaded while something is stuck and
 gone with close(). It is told which attempts to look for and counts in the kernel; nothing wakes
@@ -19,7 +20,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
 from tracer.errors import InputError, NoSource
-from tracer.facts import Drop, Handed
+from tracer.facts import Drop, Handed, Reset
 from tracer.sources import btf, drop_wire, program
 from tracer.sources.drop_reasons import reason_name, reasons
 from tracer.sources.kallsyms import addresses_shown, functions
@@ -74,11 +75,12 @@ class _Watch:
 
 
 class DropProbe:
-    """The program, attached to skb:kfree_skb, and to net:net_dev_start_xmit when asked.
+    """The program, attached to skb:kfree_skb and tcp:tcp_receive_reset, and to
+    net:net_dev_start_xmit when asked.
 
     Loading takes 0.3 s, nearly all of it in the compiler, which leaves other threads alone. Its
     methods raise OSError where the kernel refuses a look into a map. Not for use by several threads
-    at once; beside a BpfSource of another thread it is.
+    at once, but for reset_of(); beside a BpfSource of another thread it is.
     """
 
     def __init__(self, *, max_watched: int = MAX_WATCHED, max_entries: int = MAX_ENTRIES) -> None:
@@ -109,6 +111,10 @@ class DropProbe:
             self._library = module.libbcc.lib
             self._open(len(module.utils.get_possible_cpus()))
             self._attach("kfree_skb", "on_kfree_skb")
+            refusal = try_raw_tracepoint(self._bpf, "tcp_receive_reset", "on_receive_reset")
+            self._sees_resets = refusal is None
+            if refusal is not None:
+                self.lacking += (f"RSTs that end attempts (tcp:tcp_receive_reset): {refusal}",)
         except BaseException:
             self.close()
             raise
@@ -119,6 +125,8 @@ class DropProbe:
         self._watched = Table(library, bpf[b"watched"].map_fd, wire.ISN, wire.WATCHED, "watched")
         self._drops = Table(library, bpf[b"drops"].map_fd, wire.DROP_KEY, wire.DROP, "drops")
         self._handed = Table(library, bpf[b"handed"].map_fd, wire.HANDED_KEY, wire.HANDED, "handed")
+        resets = self._resets_fd = bpf[b"resets"].map_fd
+        self._resets = Table(library, resets, wire.WATCH, wire.TIME_NS, "resets")
         self._counters_fd = bpf[b"counters"].map_fd
         self._counters_buffer = ctypes.create_string_buffer(wire.COUNTERS_PER_CPU.size * cpus)
 
@@ -210,6 +218,7 @@ class DropProbe:
         attempts = {watch.number: name for name, watch in self._watches.items()}
         drops = self._read_drops(attempts)
         handed = self._read_handed(attempts)
+        self._forget_resets(attempts)
         self._counters = self._read_counters()
         return {
             name: (
@@ -218,6 +227,25 @@ class DropProbe:
             )
             for name in self._watches
         }
+
+    def reset_of(self, attempt_id: str) -> tuple[Reset, ...] | None:
+        """The RST that ended an attempt while it was watched, if one did; None: nobody looked.
+
+        From any thread, for as long as the probe is not closed: one look into a hash. The program
+        notes it before the socket's state changes, so that whoever has heard of the end finds it.
+        """
+        watch = self._watches.get(attempt_id)
+        if watch is None or not self._sees_resets:
+            return None
+        key, at_ns = ctypes.c_uint32(watch.number), ctypes.c_uint64()
+        if self._library.bpf_lookup_elem(self._resets_fd, ctypes.byref(key), ctypes.byref(at_ns)):
+            return ()
+        return (Reset(watch.flow.destination, at_ns.value),)
+
+    def _forget_resets(self, attempts: Mapping[int, str]) -> None:
+        ended = {key for key, _ in self._resets.read()}
+        watched = {drop_wire.WATCH.pack(number) for number in attempts} if ended else set()
+        self._resets.delete(ended - watched)
 
     def _read_drops(self, attempts: Mapping[int, str]) -> dict[str, list[Drop]]:
         found: list[tuple[str, drop_wire.RawDropKey, drop_wire.RawDrop]] = []

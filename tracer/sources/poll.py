@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Final
 
 from tracer.host.netns import Namespace, enter, list_namespaces
 from tracer.host.sockets import owners_of
-from tracer.model import NANOSECONDS, SourceName, Sweep, SweptSocket, TcpState
+from tracer.model import NANOSECONDS, Reached, SourceName, Sweep, SweptSocket, TcpState
 from tracer.sources import procfs
-from tracer.sources.sock_diag import Diagnosed, SockDiag
+from tracer.sources.connected import Connected
+from tracer.sources.sock_diag import Diagnosed, SockDiag, receive_buffer
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
@@ -87,8 +88,10 @@ class Poller:
         self._moved: set[int] = set()
         self._gone: dict[int, int] = {}
         self._sockets: dict[int, SockDiag] = {}
+        self._buffer = receive_buffer()
         self._known: dict[int, dict[int, Diagnosed]] = {}
         self._known_inodes: dict[int, dict[int, SweptSocket]] = {}
+        self._connected = Connected()
         self.source = self._choose_source()
 
     def _choose_source(self) -> SourceName:
@@ -118,12 +121,13 @@ class Poller:
         looked: set[int] = set()
         sockets: list[SweptSocket] = []
         established: set[int] = set()
+        reached: list[Reached] = []
         for namespace in namespaces.values():
             try:
                 idle = self._nothing_can_be_stuck(namespace)
                 if idle and namespace.inode not in also:
                     continue
-                found, connected = self._look(namespace)
+                found, connected = self._look(namespace, reached)
             except OSError as error:
                 self._close(namespace.inode)
                 if error.errno not in _GONE:
@@ -140,6 +144,7 @@ class Poller:
             sockets=tuple(self._of_wanted_process(sockets)),
             gone=frozenset(self._gone),
             established=frozenset(established),
+            reached=tuple(reached),
         )
 
     def close(self) -> None:
@@ -167,6 +172,7 @@ class Poller:
             self._moved.discard(inode)
             self._known.pop(inode, None)
             self._known_inodes.pop(inode, None)
+            self._connected.forget(inode)
             if complete:
                 self._gone[inode] = _SWEEPS_SAID_GONE
 
@@ -201,15 +207,22 @@ class Poller:
 
     # --- sockets -------------------------------------------------------------------------------
 
-    def _look(self, namespace: Namespace) -> tuple[list[SweptSocket], set[int]]:
-        """Sockets in SYN_SENT, and cookies of those that were and are now connected."""
+    def _look(
+        self, namespace: Namespace, reached: list[Reached]
+    ) -> tuple[list[SweptSocket], set[int]]:
+        """Sockets in SYN_SENT, and cookies of those that were and are now connected. What else was
+        reached goes to `reached`, once something was stuck there at the look before.
+        """
         if self.source is SourceName.PROCFS:
             return self._look_in_proc(namespace)
         inode = namespace.inode
         asked = self._sockets.get(inode)
         if asked is None:
-            asked = self._sockets[inode] = SockDiag(inode, namespace.path)
-        found = {entry.swept.cookie: entry for entry in asked.syn_sent()}
+            asked = self._sockets[inode] = SockDiag(inode, namespace.path, self._buffer)
+        others = self._connected.due(inode) if self._known.get(inode) else None
+        found = {entry.swept.cookie: entry for entry in asked.syn_sent(others)}
+        if others is not None:
+            reached += self._connected.note(inode, others, asked.flow_of)
         connected: set[int] = set()
         for cookie, entry in self._known.get(inode, {}).items():
             if cookie in found:
@@ -222,6 +235,8 @@ class Poller:
         self._known[inode] = {
             cookie: entry for cookie, entry in found.items() if self._is_stuck(entry.swept)
         }
+        if not self._known[inode]:
+            self._connected.forget(inode)
         return [entry.swept for entry in found.values()], connected
 
     def _look_in_proc(self, namespace: Namespace) -> tuple[list[SweptSocket], set[int]]:

@@ -56,6 +56,15 @@ DROPS_REQUIRED_MEMBERS: Final = {
     "OFF_DEV_NAME": "net_device.name",
     "OFF_DEV_NET": "net_device.nd_net.net",
     "OFF_SOCK_NET": "sock.__sk_common.skc_net.net",
+    "OFF_SOCK_FAMILY": "sock.__sk_common.skc_family",
+    "OFF_SOCK_STATE": "sock.__sk_common.skc_state",
+    "OFF_SOCK_DPORT": "sock.__sk_common.skc_dport",
+    "OFF_SOCK_DADDR": "sock.__sk_common.skc_daddr",
+    "OFF_SOCK_V6_DADDR": "sock.__sk_common.skc_v6_daddr",
+    "OFF_SOCK_V6_RCV_SADDR": "sock.__sk_common.skc_v6_rcv_saddr",
+    "OFF_INET_SADDR": "inet_sock.inet_saddr",
+    "OFF_INET_SPORT": "inet_sock.inet_sport",
+    "OFF_TCP_SND_UNA": "tcp_sock.snd_una",
     "OFF_NET_INUM": "net.ns.inum",
 }
 # Connection tracking, where the kernel has it: all of them or none, with the macro CONNTRACK.

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from tracer.host.netns import enter
 from tracer.model import Endpoint, Flow, Owner, SweptSocket, TcpState
+from tracer.sources.connected import STATES as CONNECTED_STATES
+from tracer.sources.connected import Others
 from tracer.sources.timeline import doublings_of, timeline
 
 if TYPE_CHECKING:
@@ -60,6 +62,11 @@ _ANSWER_SECONDS: Final = 5.0
 _V4_MAPPED: Final = bytes(10) + b"\xff\xff"
 
 
+def receive_buffer() -> bytearray:
+    """Room for one answer of the kernel."""
+    return bytearray(_RECEIVE_BYTES)
+
+
 class Diagnosed(NamedTuple):
     """A socket as the kernel described it, with what asks for exactly this one again."""
 
@@ -76,8 +83,11 @@ class SockDiag:
     process left. Every method raises OSError where the kernel refuses.
     """
 
-    def __init__(self, netns: int, path: str) -> None:
-        """Opens a socket in the namespace whose file is `path`; `netns` is its inode number."""
+    def __init__(self, netns: int, path: str, buffer: bytearray | None = None) -> None:
+        """Opens a socket in the namespace whose file is `path`; `netns` is its inode number.
+
+        Several may share a `buffer` of receive_buffer(), if they are used one after the other.
+        """
         self.netns = netns
         with enter(path):
             self._socket = socket.socket(
@@ -85,18 +95,25 @@ class SockDiag:
             )
         self._socket.settimeout(_ANSWER_SECONDS)
         self._sequence = 0
-        self._buffer = bytearray(_RECEIVE_BYTES)
+        self._buffer = receive_buffer() if buffer is None else buffer
 
     def close(self) -> None:
         self._socket.close()
 
-    def syn_sent(self) -> list[Diagnosed]:
-        """Every TCP socket of the namespace that is in SYN_SENT."""
-        request = _DUMP_REQUEST.pack(
-            0, 0, 0, 1 << (_INET_DIAG_INFO - 1), bytes(48), 1 << TcpState.SYN_SENT.value, 0
-        )
+    def syn_sent(self, others: Others | None = None) -> list[Diagnosed]:
+        """Every TCP socket of the namespace that is in SYN_SENT; what is connected or listens goes
+        to `others`, in the same walk.
+        """
+        states = 1 << TcpState.SYN_SENT.value
+        if others is not None:
+            states |= CONNECTED_STATES
+        request = _DUMP_REQUEST.pack(0, 0, 0, 1 << (_INET_DIAG_INFO - 1), bytes(48), states, 0)
         self._send(_TCPDIAG_GETSOCK, _NLM_F_REQUEST | _NLM_F_DUMP, request)
-        return list(self._answers(dump=True))
+        return list(self._answers(dump=True, others=others))
+
+    def flow_of(self, family: int, sockid: bytes) -> Flow:
+        """The tuple of a socket of this namespace, from its struct inet_diag_sockid."""
+        return _flow(self.netns, family, sockid)
 
     def state_of(self, known: Diagnosed) -> int | None:
         """The present TCP state of a socket seen before; None if it is gone.
@@ -118,7 +135,7 @@ class SockDiag:
         header = _NLMSGHDR.pack(_NLMSGHDR.size + len(payload), kind, flags, self._sequence, 0)
         self._socket.send(header + payload)
 
-    def _answers(self, *, dump: bool) -> Iterator[Diagnosed]:
+    def _answers(self, *, dump: bool, others: Others | None = None) -> Iterator[Diagnosed]:
         """The messages that answer the last request. Raises OSError for the kernel's refusal."""
         view = memoryview(self._buffer)
         while True:
@@ -140,7 +157,8 @@ class SockDiag:
                     if number:
                         raise OSError(number, os.strerror(number))
                     return
-                yield self._diagnosed(body, now)
+                if others is None or not others.take(body):
+                    yield self._diagnosed(body, now)
                 if not dump:
                     return
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
+from functools import lru_cache
 from socket import AF_INET as _AF_INET
 from socket import AF_INET6, inet_ntop
 from typing import Final, NamedTuple
@@ -130,23 +131,37 @@ def mirror_macros() -> dict[str, int]:
     }
 
 
-def _addresses(raw: RawAttempt) -> tuple[int, str, str]:
-    """IP version on the wire, source and destination as text."""
-    if raw.daddr.startswith(V4_MAPPED):
-        return 4, inet_ntop(_AF_INET, raw.saddr[12:]), inet_ntop(_AF_INET, raw.daddr[12:])
-    return 6, inet_ntop(AF_INET6, raw.saddr), inet_ntop(AF_INET6, raw.daddr)
+# An attempt sends its SYN again and again, and thousands have one destination and one process: what
+# is the same in all their records is kept once, while records wait by the ten thousand.
+_FLOWS: Final = 8_192
+_DESTINATIONS: Final = 2_048
+_OWNERS: Final = 1_024
 
 
 def flow_of(raw: RawAttempt) -> Flow:
     """The attempt's tuple."""
-    family, source, destination = _addresses(raw)
+    return _flow(raw.netns, raw.family, raw.saddr, raw.sport, raw.daddr, raw.dport)
+
+
+@lru_cache(_FLOWS)
+def _flow(netns: int, family: int, saddr: bytes, sport: int, daddr: bytes, dport: int) -> Flow:
+    v4 = daddr.startswith(V4_MAPPED)
     return Flow(
-        netns=raw.netns or None,
-        family=family,
-        source=Endpoint(source, raw.sport or None),
-        destination=Endpoint(destination, raw.dport),
-        mapped=family == 4 and raw.family == AF_INET6,
+        netns=netns or None,
+        family=4 if v4 else 6,
+        source=Endpoint(_text(saddr, v4), sport or None),
+        destination=_destination(daddr, v4, dport),
+        mapped=v4 and family == AF_INET6,
     )
+
+
+@lru_cache(_DESTINATIONS)
+def _destination(address: bytes, v4: bool, port: int) -> Endpoint:
+    return Endpoint(_text(address, v4), port)
+
+
+def _text(address: bytes, v4: bool) -> str:
+    return inet_ntop(_AF_INET, address[12:]) if v4 else inet_ntop(AF_INET6, address)
 
 
 def owner_of(raw: RawAttempt) -> Owner:
@@ -155,13 +170,19 @@ def owner_of(raw: RawAttempt) -> Owner:
     cgroup id 1 is the root of the v2 hierarchy: what every process of a v1 host has, so it names
     nothing.
     """
-    if not raw.seen_start:
-        return Owner()
+    return _owner(raw.pid, raw.uid, raw.comm, raw.cgroup_id) if raw.seen_start else _NOBODY
+
+
+_NOBODY: Final = Owner()
+
+
+@lru_cache(_OWNERS)
+def _owner(pid: int, uid: int, comm: bytes, cgroup_id: int) -> Owner:
     return Owner(
-        pid=raw.pid,
-        uid=raw.uid,
-        comm=raw.comm.split(b"\0", 1)[0].decode("utf-8", "replace"),
-        cgroup_id=raw.cgroup_id if raw.cgroup_id > 1 else None,
+        pid=pid,
+        uid=uid,
+        comm=comm.split(b"\0", 1)[0].decode("utf-8", "replace"),
+        cgroup_id=cgroup_id if cgroup_id > 1 else None,
     )
 
 
