@@ -20,6 +20,10 @@ install: ## Make .venv and install what is missing (system packages as root, wit
 run: install ## Trace every pod of this node; ARGS="..." adds options
 	@$(AS_ROOT) $(BIN)/synsent-trace --node $(ARGS)
 
+.PHONY: demo
+demo: install ## Show six ways to be stuck, made in network namespaces, on the screen
+	@$(AS_ROOT) $(BIN)/python -m tests.demo $(ARGS)
+
 .PHONY: test
 test: install ## Run all tests, those on the real kernel too; ARGS="..." goes to pytest
 	@$(AS_ROOT) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)

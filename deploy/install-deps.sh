@@ -42,6 +42,7 @@ missing_packages() {
 	command -v bpftool >/dev/null || echo bpftool
 	command -v netstat >/dev/null || echo net-tools
 	command -v openssl >/dev/null || echo openssl
+	command -v tmux >/dev/null || echo tmux
 	command -v nsenter >/dev/null || echo util-linux
 }
 

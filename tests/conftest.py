@@ -17,7 +17,7 @@ settings.load_profile("no-deadline")
 KERNEL_TESTS = Path(__file__).parent / "kernel"
 NEEDED_PROGRAMS = (
     *("bpftool", "ip", "iptables", "ip6tables", "nft"),
-    *("nsenter", "setpriv", "unshare"),
+    *("nsenter", "setpriv", "tmux", "unshare"),
 )
 
 # Set by CI services. A machine that is meant to run everything must not skip in silence.

@@ -8,42 +8,61 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NoReturn, TextIO
+from typing import TYPE_CHECKING, Final, NoReturn, Protocol, TextIO
 
-from tracer.cli_trace import PROGRAM, new_parser, settings_from
+from tracer import stderr
+from tracer.cli_trace import (
+    PROGRAM,
+    has_terminal,
+    new_parser,
+    settings_from,
+    wants_color,
+    wants_screen,
+)
 from tracer.errors import SynsentError, UsageError
 from tracer.options import wants_debug
 from tracer.settings import Settings
 from tracer.text import safe
 
 if TYPE_CHECKING:
-    from tracer.session import Session
-    from tracer.sinks import Sink
+    from tracer.screen.parts import ScreenParts
+    from tracer.sinks import Pulse, Sink
 
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 
 
 def _notify(message: str) -> None:
     """Says something in one line on stderr, which may be closed."""
-    try:
-        sys.stderr.write(f"{PROGRAM}: {safe(message)}\n")
-        sys.stderr.flush()
-    except (OSError, ValueError):
-        pass
+    with suppress(OSError, ValueError):
+        stderr.say(f"{PROGRAM}: {safe(message)}\n")
 
 
-def _sinks(settings: Settings) -> list[Sink]:
+def _sinks(settings: Settings, screen: ScreenParts | None) -> tuple[list[Sink], Pulse | None]:
+    """The outputs, and whoever of them wants to know how the tracer is meanwhile."""
     sinks: list[Sink] = []
+    pulse: Pulse | None = None
     if settings.jsonl is not None:
         from tracer.sinks.jsonl import JsonlSink
 
-        sinks.append(JsonlSink(settings.jsonl, node=settings.node_name, notify=_notify))
-    if settings.jsonl != "-":
+        notify = _notify if screen is None else screen.notify
+        sinks.append(JsonlSink(settings.jsonl, node=settings.node_name, notify=notify))
+    if screen is not None:
+        sinks += screen.sinks
+        pulse = screen.pulse
+    elif settings.jsonl != "-":
         from tracer.sinks.lines import LinesSink
 
-        color = sys.stdout.isatty() and not settings.plain and not os.environ.get("NO_COLOR")
-        sinks.append(LinesSink(sys.stdout, node=settings.node_name, color=color, notify=_notify))
-    return sinks
+        color = wants_color(os.environ) and not settings.plain
+        lines = LinesSink(sys.stdout, node=settings.node_name, color=color, notify=_notify)
+        sinks.append(lines)
+        pulse = lines.pulse
+    return sinks, pulse
+
+
+class Stoppable(Protocol):
+    """A trace, or one that is played back."""
+
+    def stop(self) -> None: ...
 
 
 class _Stop:
@@ -54,7 +73,7 @@ class _Stop:
 
     def __init__(self) -> None:
         self.asked = False
-        self._session: Session | None = None
+        self._session: Stoppable | None = None
 
     def handle_signals(self) -> None:
         signal.signal(signal.SIGTERM, self._on_signal)
@@ -62,7 +81,7 @@ class _Stop:
         if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup(1)
             signal.signal(signal.SIGHUP, self._on_signal)
 
-    def hand_to(self, session: Session) -> None:
+    def hand_to(self, session: Stoppable) -> None:
         self._session = session
         if self.asked:
             session.stop()
@@ -126,14 +145,34 @@ def _trace(settings: Settings, stop: _Stop) -> None:
     from tracer.session import Session
 
     share_heap()  # sinks have threads
-    sinks = _sinks(settings)
+    screen: ScreenParts | None = None
+    if wants_screen(settings, os.environ):
+        from tracer.screen.parts import ScreenParts
+
+        headless = not has_terminal(os.environ)
+        screen = ScreenParts(settings, os.environ, headless=headless)
+    sinks, pulse = _sinks(settings, screen)
     try:
-        session = Session(settings, sinks)
+        session = Session(settings, sinks, pulse)
         stop.hand_to(session)
-        session.run()
+        if screen is None:
+            session.run()
+        else:
+            screen.run(session)
     finally:
         for sink in sinks:
             sink.close()
+        if screen is not None:
+            screen.farewell(_notify)
+
+
+def _replay(arguments: Sequence[str], stop: _Stop) -> None:
+    from tracer import cli_replay
+
+    parser = new_parser(f"{PROGRAM} replay")
+    cli_replay.add_options(parser)
+    given = vars(parser.parse_args(arguments))
+    cli_replay.run(given, os.environ, notify=_notify, hand_over=stop.hand_to)
 
 
 class _Interrupted(BaseException):
@@ -179,6 +218,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments = sys.argv[1:] if arguments is None else arguments
         if arguments[:1] == ["check"]:
             return _check(arguments[1:])
+        if arguments[:1] == ["replay"]:
+            _replay(arguments[1:], stop)
+            return 0
         _trace(settings_from(arguments, os.environ), stop)
     except SynsentError as error:
         _notify(f"{error}{f'; {error.hint}' if error.hint else ''}")

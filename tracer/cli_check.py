@@ -146,7 +146,8 @@ def _answer(
     options: Options, environment: Mapping[str, str], raw: Raw | None
 ) -> tuple[CheckResult, Sequence[Step]]:
     """What was found, fit to be passed on, and what to check next."""
-    from tracer.check.answer import steps_for, with_command_lines, with_lines
+    from tracer.check.answer import with_command_lines, with_lines
+    from tracer.diagnose.steps import steps_for
     from tracer.redact import masked, masked_text, program_only, without_quotations
 
     found = _collect(options, environment, raw)

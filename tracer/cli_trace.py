@@ -34,6 +34,11 @@ Every option can be set by an environment variable too: --vpc-cidr by SYNSENT_VP
 separated by commas), --plain by SYNSENT_PLAIN=1. The command line wins: what it says to trace
 replaces all that the environment says to trace. SYNSENT_DEBUG=1 shows where a defect is.
 
+On a terminal the trace is a screen with keys: ? there explains them. Elsewhere, and with --plain,
+it is lines; so it is where TERM is dumb.
+
+synsent-trace replay FILE.jsonl plays a recording back, on the same screen.
+
 synsent-trace check looks once instead, and says what to check next: see
 synsent-trace check --help.
 
@@ -139,7 +144,22 @@ def _parser() -> Parser:
         metavar="FILE|-",
         help="write every event as a line of JSON; with - to stdout, which then holds nothing else",
     )
-    show.add_argument("--plain", action="store_true", help="lines without colour")
+    show.add_argument(
+        "--plain",
+        action="store_true",
+        help="lines without colour, where a terminal would get the live screen",
+    )
+    show.add_argument(
+        "--keep", action="store_true", help="the screen keeps rows in which all has ended"
+    )
+    show.add_argument(
+        "--screenshot",
+        metavar="FILE.svg",
+        help="write the screen as it is at the end; without a terminal one is drawn for it",
+    )
+    show.add_argument(
+        "--ascii", action="store_true", help="draw the screen with ASCII characters alone"
+    )
     show.add_argument(
         "--node-name",
         metavar="NAME",
@@ -239,8 +259,53 @@ def settings_from(arguments: Sequence[str], environment: Mapping[str, str]) -> S
         cache_dir=_cache_dir(options.text("cache_dir"), environment),
         jsonl=options.text("jsonl"),
         plain=options.flag("plain"),
+        keep=options.flag("keep"),
+        ascii=options.flag("ascii"),
+        screenshot=_new_file(options.text("screenshot"), options.label("screenshot")),
         ready_file=None if ready_file is None else Path(ready_file),
     )
+
+
+def wants_screen(settings: Settings, environment: Mapping[str, str]) -> bool:
+    """Whether the trace is shown on the live screen: there is a terminal that can, and keys, or a
+    picture is asked for.
+    """
+    if settings.screenshot is not None:
+        return True
+    return not settings.plain and settings.jsonl != "-" and has_terminal(environment)
+
+
+def has_terminal(environment: Mapping[str, str]) -> bool:
+    """Whether standard input and output are one that can show more than lines."""
+    if environment.get("TERM", "dumb") == "dumb":
+        return False
+    try:
+        return os.isatty(0) and os.isatty(1)
+    except OSError:
+        return False
+
+
+def wants_color(environment: Mapping[str, str]) -> bool:
+    """Whether standard output is a terminal that has colours, and nobody objects."""
+    if environment.get("NO_COLOR") or environment.get("TERM", "dumb") == "dumb":
+        return False
+    try:
+        return os.isatty(1)
+    except OSError:
+        return False
+
+
+def _new_file(text: str | None, label: str) -> Path | None:
+    """A file that can be made, as far as that can be known. Raises UsageError."""
+    if text is None:
+        return None
+    path = Path(text)
+    if not path.parent.is_dir() or path.is_dir():
+        raise UsageError(
+            f"{label}: {text!r} cannot be written",
+            hint="name a file in a folder that exists, such as ./screen.svg",
+        )
+    return path
 
 
 def _require_process(pid: int, label: str) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from tracer.model import Destination, Endpoint, Outcome
+from tracer.model import Destination, Endpoint, Outcome, Verdict
 
 
 class Direction(StrEnum):
@@ -296,3 +296,9 @@ class Facts:
     backend: Backend | None = None
     syns_handed: int | None = None
     by_mark: bool = False
+
+
+def facts_behind(verdict: Verdict | None) -> Facts | None:
+    """What a verdict was judged by; None where that is not kept, as in a recording."""
+    found = None if verdict is None else verdict.facts
+    return found if isinstance(found, Facts) else None

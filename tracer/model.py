@@ -291,6 +291,10 @@ class Confidence(StrEnum):
     LOW = "low"
 
 
+COMPARISON = "comparison"
+"""The kind of evidence that is the sentence about what other attempts met."""
+
+
 @dataclass(frozen=True, slots=True)
 class Evidence:
     """One piece of what a verdict rests on, worded for people. `kind` names the kind of fact."""
@@ -302,12 +306,17 @@ class Evidence:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Where the handshake died, how sure that is, in one sentence, and on what it rests."""
+    """Where the handshake died, how sure that is, in one sentence, and on what it rests.
+
+    `facts` is what it was judged by, which advice is filled in with (facts.facts_behind). It is not
+    recorded, and verdicts that say the same are equal without it.
+    """
 
     cause: Cause
     confidence: Confidence
     summary: str
     evidence: tuple[Evidence, ...] = ()
+    facts: object | None = field(default=None, compare=False, repr=False)
 
 
 class ChangeKind(StrEnum):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Final, TypeVar
 
@@ -47,6 +47,8 @@ from tracer.tracker import Tracker
 
 # How often the session looks up when nothing happens: for a stop, a gone reader, its own health.
 _TICK_SECONDS: Final = 0.25
+# Whoever shows the tracer's state as it is gets it this often.
+_PULSE_SECONDS: Final = 1.0
 # Whether names are to be had is said sooner, though no more often than this.
 _KUBE_SECONDS: Final = 1.0
 # News of the tracer's own state: this often while it changes, that often as a sign of life.
@@ -60,8 +62,18 @@ _Each = TypeVar("_Each")
 class Session:
     """One live trace. `stop` may be called from a signal handler or another thread."""
 
-    def __init__(self, settings: Settings, sinks: Sequence[Sink]) -> None:
-        """Opens the sources. Raises SynsentError where the machine does not allow a trace."""
+    def __init__(
+        self,
+        settings: Settings,
+        sinks: Sequence[Sink],
+        pulse: Callable[[Health, float], None] | None = None,
+    ) -> None:
+        """Opens the sources. Raises SynsentError where the machine does not allow a trace.
+
+        `pulse` gets the tracer's state and its uptime in seconds about once a second.
+        """
+        self._pulse = pulse
+        self._pulsed_ns = 0
         self._settings = settings
         self._sinks = sinks
         self._stopping = False
@@ -191,6 +203,9 @@ class Session:
                 if since >= _SIGN_OF_LIFE_SECONDS or _news(health) != _news(said):
                     self._announce(LifecycleKind.HEALTH, None)
                     said, said_ns = health, now
+            if self._pulse is not None and now - self._pulsed_ns >= _PULSE_SECONDS * NANOSECONDS:
+                self._pulsed_ns = now
+                self._pulse(self._health(), (now - self._began_ns) / NANOSECONDS)
 
     def _check_sources(self) -> None:
         """Raises the error of a source without which nothing is seen any more."""

@@ -44,6 +44,11 @@ class Settings:
     kube                ask the API server for names
     kubeconfig          how to reach it; None: as kubectl finds it
     evidence            find out where stuck handshakes die, with probes that are attached meanwhile
+    plain               lines, never the screen, and without colour
+    keep                the screen keeps what has ended
+    screenshot          where the last picture of the screen goes, as SVG; without a terminal one is
+                        drawn for it alone
+    ascii               the screen is drawn with ASCII alone
     cache_dir           where names are kept for an outage of the API server; None: nowhere
     """
 
@@ -65,5 +70,8 @@ class Settings:
     evidence: bool = True
     jsonl: str | None = None
     plain: bool = False
+    keep: bool = False
+    ascii: bool = False
+    screenshot: Path | None = None
     ready_file: Path | None = None
     limits: Limits = Limits()

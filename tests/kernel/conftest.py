@@ -1,4 +1,4 @@
-"""Runs the scenarios of a module's tests side by side: they mostly wait for TCP's timers."""
+"""Runs a module's scenarios, or its tests themselves, side by side: mostly they wait."""
 
 from __future__ import annotations
 
@@ -60,3 +60,44 @@ def run_of(item: pytest.Item) -> Run | None:
 def _perform(run: Run, folder: Path) -> Observation:
     scenario, backend = run
     return scenario(Stage(backend, folder / f"{scenario.__name__}-{backend}"))
+
+
+# --- tests that are side by side themselves ------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def side_by_side(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[str, Future[None]]]:
+    """The module's selected tests that use this fixture, all under way since the first.
+
+    Such a test gets its parameters, and `folder`, a directory of its own; no other fixtures.
+    """
+    pool = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="test")
+    runs: dict[str, Future[None]] = {}
+    try:
+        for item in request.session.items:
+            if not isinstance(item, pytest.Function) or item.path != request.path:
+                continue
+            if "side_by_side" in item.fixturenames:
+                given = dict(item.callspec.params) if hasattr(item, "callspec") else {}
+                given["folder"] = tmp_path_factory.mktemp("beside")
+                runs[item.nodeid] = pool.submit(item.function, **given)
+        yield runs
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
+    """Waits for a test that is under way already."""
+    runs = pyfuncitem.funcargs.get("side_by_side")
+    if not isinstance(runs, dict):
+        return None
+    runs[pyfuncitem.nodeid].result()
+    return True

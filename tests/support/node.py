@@ -16,6 +16,7 @@ import select
 import socket
 import struct
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -175,6 +176,32 @@ def resets_once(there: threading.Event) -> Answer:
 
     def answer(packet: bytes) -> bytes | None:
         return resets(packet) if there.is_set() else None
+
+    return answer
+
+
+def answers_late(address: str, lost: int) -> Answer:
+    """A host at `address` that is short of everything: the first `lost` SYNs of each connection go
+    down with it, then it accepts. What is sent elsewhere is swallowed.
+    """
+    seen: Counter[bytes] = Counter()
+
+    def answer(packet: bytes) -> bytes | None:
+        at = _tcp_at(packet)
+        here, there = _ends(packet)
+        if at is None or there != socket.inet_pton(socket.AF_INET, address):
+            return None
+        if not packet[at + 13] & SYN:
+            return None
+        seen[packet[at : at + 8]] += 1
+        if seen[packet[at : at + 8]] <= lost:
+            return None
+        source, destination, sequence = struct.unpack_from("!HHI", packet, at)
+        tcp = struct.pack(
+            *("!HHIIBBHHH", destination, source, 1, sequence + 1 & 0xFFFFFFFF),
+            *(5 << 4, SYN | ACK, 65_535, 0, 0),
+        )
+        return _packet(there, here, socket.IPPROTO_TCP, tcp, checksum_at=16)
 
     return answer
 

@@ -28,6 +28,7 @@ from tracer.facts import (
     PolicyFinding,
     PolicyVerdict,
     Reset,
+    facts_behind,
 )
 from tracer.host.icmp import AboutPacket
 from tracer.host.inet_diag import ListenSocket
@@ -344,6 +345,31 @@ def test_a_verdict_is_news_once_and_then_with_every_report(bench: Bench) -> None
     (report,) = bench.note(sent_again(syns_sent=5, last_syn_ns=14 * SECOND))
     assert report.verdict is not None
     assert report.verdict.cause is Cause.DROPPED_HERE
+
+
+def test_what_is_told_of_few_attempts_counts_on_with_every_syn(bench: Bench) -> None:
+    bench.note(stuck())
+    bench.round()
+    for number in (3, 4):
+        bench.note(sent_again(syns_sent=number, last_syn_ns=(9 + number) * SECOND))
+        bench.probe.drops["a"] = dropped(number - 2, (9 + number) * SECOND)
+        bench.round()
+    (report,) = bench.note(sent_again(syns_sent=5, last_syn_ns=14 * SECOND))
+    assert report.verdict is not None
+    assert "twice" in report.verdict.evidence[0].summary
+    assert report.verdict.evidence[0].at_ns == 13 * SECOND
+
+
+def test_a_verdict_keeps_the_facts_it_was_judged_by(bench: Bench) -> None:
+    bench.note(stuck())
+    bench.round()
+    bench.note(sent_again(syns_sent=3, last_syn_ns=12 * SECOND))
+    bench.probe.drops["a"] = dropped()
+    ((_, verdict),) = bench.round()
+    facts = facts_behind(verdict)
+    assert facts is not None
+    assert facts.drops == dropped()
+    assert facts_behind(None) is None
 
 
 def test_syns_that_went_out_before_the_watching_are_not_held_against_it(bench: Bench) -> None:

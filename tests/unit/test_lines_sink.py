@@ -50,6 +50,7 @@ from tracer.sinks import lines as lines_module
 from tracer.sinks.lines import LinesSink
 from tracer.sinks.wording import date_and_time
 
+SECOND = 1_000_000_000
 WALL_NS = 1_700_000_000_402_000_000  # 2023-11-14 22:13:20.402 UTC
 REPOSITORY = Path(__file__).parents[2]
 ANY_TEXT = st.text(st.characters(exclude_categories=()))
@@ -524,6 +525,30 @@ def test_health_is_one_calm_line_when_nothing_is_lost() -> None:
             " connects 20311 begun, 20290 established at once; cross-check agrees; losses: none"
         )
     ]
+
+
+def test_what_has_happened_is_summed_up_every_ten_seconds_whether_there_is_news_or_not() -> None:
+    stream = io.StringIO()
+    wall = iter(range(WALL_NS, WALL_NS + 100 * SECOND, SECOND))
+    sink = LinesSink(stream, node="node-1", color=False, wall=lambda: next(wall))
+    for second in range(1, 36):
+        sink.pulse(HEALTH, float(second))
+        if second == 15:
+            sink.lifecycle(lifecycle(LifecycleKind.HEALTH, uptime_seconds=15.0))
+    sink.close()
+
+    lines = stream.getvalue().splitlines()
+    assert len(lines) == 4, "after 10, 15 (there was news), 25 and 35 seconds"
+    assert all(line.endswith(shown(lifecycle(LifecycleKind.HEALTH))[0][11:]) for line in lines)
+
+
+def test_sums_go_on_where_another_trace_begins_in_a_recording() -> None:
+    stream = io.StringIO()
+    sink = LinesSink(stream, node="node-1", color=False)
+    for seconds in (900.0, 1.0, 5.0, 11.0):
+        sink.pulse(HEALTH, seconds)
+    sink.close()
+    assert len(stream.getvalue().splitlines()) == 2
 
 
 def test_health_names_every_loss_and_disagreement_that_is_not_zero() -> None:

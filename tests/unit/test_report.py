@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tracer.check.answer import steps_for
 from tracer.diagnose.advice import MAX_DESTINATIONS, Subject, advise
+from tracer.diagnose.steps import steps_for
 from tracer.facts import Facts, Neighbour
 from tracer.finding import CheckResult, Clue, Finding, Judged, Rung, Step, by_destination, rows
 from tracer.kube.pod import eni_id

@@ -65,6 +65,7 @@ class Case:
     handed_to: int | None = None
     seen: Seen = Seen()
     gist: int | None = None
+    told_syns: int | None = None
     verdict: Verdict | None = None
 
     @property

@@ -12,7 +12,7 @@ from typing import Final
 
 from tracer.diagnose.comparison import NETNS_PREFIX, Comparison, seen, sender
 from tracer.facts import Peers
-from tracer.model import Endpoint, Evidence, Reached, Report, Scope, Verdict
+from tracer.model import COMPARISON, Endpoint, Evidence, Reached, Report, Scope, Verdict
 
 AGAIN_SECONDS: Final = 1.0
 """How old a sentence may be: attempts are told by the thousand."""
@@ -67,7 +67,7 @@ class Compared:
         if at is not None and now - at < AGAIN_SECONDS:
             return told
         sentence = self._comparison.sentence(*whose)
-        told = None if sentence is None else Evidence("comparison", sentence)
+        told = None if sentence is None else Evidence(COMPARISON, sentence)
         if len(self._sentences) >= _MAX_KEPT:
             self._sentences.clear()
         self._sentences[whose] = now, told

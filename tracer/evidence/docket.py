@@ -191,6 +191,13 @@ class Docket:
         if news:
             self._tell(case.report, verdict)
 
+    def count_on(self, case: Case, verdict: Verdict) -> None:
+        """Keeps what is told of an attempt up to date where only counts and times went on. With the
+        lock held.
+        """
+        if not _differ(case.verdict, verdict):
+            case.verdict = verdict
+
     def say_after(self, case: Case, verdict: Verdict) -> None:
         """Of what has ended, where it is another than it ended with. With the lock held."""
         if _differ(case.report.verdict, verdict):

@@ -34,6 +34,9 @@ from tracer.model import (
 )
 
 _JUDGED_PER_ROUND: Final = 400
+_FEW_CASES: Final = 64
+"""Up to so many are judged again after each SYN, so that what is told of them counts on."""
+
 _LONGEST_REST_SECONDS: Final = 60.0
 
 
@@ -230,6 +233,7 @@ class Investigator:
     def _judge_cases(self, cases: Sequence[Case]) -> None:
         """Judges those about which something is new; the newest attempts first."""
         judged = 0
+        few = len(cases) <= _FEW_CASES
         cluster: dict[object, Told] = {}
         turns: dict[object, int] = {}
         for case in reversed(cases):
@@ -241,15 +245,21 @@ class Investigator:
             nat = self._judging.nat_of(case.report)
             # Kept by the thousand: of all that, a number.
             gist = hash((case.seen.gist, case.pace, place, nat, told, case.report.pod))
-            if gist == case.gist:
+            syns = case.report.change.attempt.syns_sent
+            if gist == case.gist and not (few and syns != case.told_syns):
                 continue
             judged += 1
             with self._lock:
                 if case.report.change.attempt.outcome is not None:
                     continue  # it has ended meanwhile, and was told as it ended
-                case.gist = gist
                 facts = known and known.facts.since(case.counts_from_ns, self._gathering.stopped)
-                self._docket.say(case, self._judging.verdict(facts, case, told))
+                verdict = self._judging.verdict(facts, case, told)
+                if gist != case.gist:
+                    case.gist = gist
+                    self._docket.say(case, verdict)
+                else:
+                    self._docket.count_on(case, verdict)
+                case.told_syns = syns
 
     def _told(self, case: Case, known: dict[object, Told]) -> Told:
         """What the cluster says of an attempt; `known` is what it has said in this round."""

@@ -74,20 +74,19 @@ class Judging:
         report = case.report
         if told is None:
             told = self.told(report)
-        verdict = judge(
-            facts_of(
-                report,
-                host_netns=self._host_netns,
-                place=place or _NOWHERE,
-                seen=case.seen,
-                nat=self.nat_of(report),
-                peers=self.compared.peers(report),
-                told=told,
-                watched_ns=case.watched_ns,
-                syns_before=case.syns_before,
-                syns_handed=case.syns_handed,
-            )
+        facts = facts_of(
+            report,
+            host_netns=self._host_netns,
+            place=place or _NOWHERE,
+            seen=case.seen,
+            nat=self.nat_of(report),
+            peers=self.compared.peers(report),
+            told=told,
+            watched_ns=case.watched_ns,
+            syns_before=case.syns_before,
+            syns_handed=case.syns_handed,
         )
+        verdict = replace(judge(facts), facts=facts)
         if place is None and report.change.attempt.outcome is not Outcome.ESTABLISHED:
             verdict = replace(
                 verdict,

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from tracer.model import Lifecycle, Report
+from tracer.model import Health, Lifecycle, Report
+
+Pulse = Callable[[Health, float], None]
+"""Takes the tracer's state as it is and its uptime in seconds, about once a second."""
 
 
 class Sink(Protocol):

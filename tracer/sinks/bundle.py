@@ -93,16 +93,24 @@ class Bundle:
         self._files[CONNTRACK].write(data)
 
     def finish(
-        self, result: CheckResult, steps: Sequence[Step], environment: Iterable[tuple[str, str]]
+        self,
+        result: CheckResult,
+        steps: Sequence[Step],
+        environment: Iterable[tuple[str, str]],
+        *,
+        told: Iterable[bytes] | None = None,
     ) -> None:
-        """Writes the rest and gives the bundle its name. Raises OutputError; it is gone then."""
+        """Writes the rest and gives the bundle its name. Raises OutputError; it is gone then.
+
+        `told` are the events of a trace, where there was one; else they follow from the findings.
+        """
         partial = self._partial
         if partial is None:
             raise ValueError("the bundle is not open")
         try:
             self._write(partial / "report.md", [_bytes(report.as_markdown(result, steps))])
             self._write(partial / REPORT, map(_bytes, report.as_json(result, steps)))
-            self._write(partial / "events.jsonl", events(result))
+            self._write(partial / "events.jsonl", events(result) if told is None else told)
             self._write(partial / "environment.txt", _environment(result, environment))
             for file in self._files.values():
                 file.close()

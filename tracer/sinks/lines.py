@@ -70,6 +70,9 @@ _TOLD_SECONDS = 60.0
 _MAX_TOLD = 4_096
 _NUMBER = re.compile(r"\d+")
 
+SUM_SECONDS = 10.0
+"""Of the trace, between two lines that sum up what has happened."""
+
 Paint = Callable[[str, str], str]
 """(text, name of a rich style) -> the text in that style."""
 
@@ -81,6 +84,7 @@ class LinesSink:
     node    name of this node, for the banner
     color   colours in ANSI's 16, which every terminal has; without, no control sequence is written
     notify  gets a sentence about a stream that cannot be written, once; called from the thread
+    wall    nanoseconds since the epoch: of a recording, that of its own time
 
     Lines for which the queue has no room are counted in `dropped`, and the gap is marked where it
     is in the output. No method raises for what happens to the stream.
@@ -95,8 +99,10 @@ class LinesSink:
         node: str,
         color: bool,
         notify: Callable[[str], None] = lambda _sentence: None,
+        wall: Callable[[], int] = time.time_ns,
     ) -> None:
         self._node = safe(node)
+        self._wall = wall
         self._color = color
         self._paint = _painter() if color else _unpainted
         self._clock = _Clock()
@@ -106,6 +112,7 @@ class LinesSink:
         self._told_lacking: set[str] = set()
         self._told_names = ""
         self._told = Told(_TOLD_SECONDS, _MAX_TOLD)
+        self._summed_at = 0.0
         self._writer = Writer(stream, notify)
 
     @property
@@ -141,6 +148,17 @@ class LinesSink:
             self._writer.put(self._banner(event), whatever_the_queue=True)
         else:
             self._writer.put(self._farewell(event), whatever_the_queue=True)
+
+    def pulse(self, health: Health, uptime_seconds: float) -> None:
+        """Takes the tracer's state, about once a second; sums it up every SUM_SECONDS."""
+        self._stuck_now = health.stuck_now
+        self._peak = max(self._peak, self._stuck_now)
+        # Less than before: another trace begins in the same recording.
+        self._summed_at = min(self._summed_at, uptime_seconds)
+        if uptime_seconds - self._summed_at >= SUM_SECONDS:
+            self._summed_at = uptime_seconds
+            wall_ns = self._wall()
+            self._writer.put([*self._clock.new_day(wall_ns), self._sums(health, wall_ns)])
 
     def close(self) -> None:
         """Waits up to CLOSE_SECONDS for the stream to take what is queued."""
@@ -221,16 +239,20 @@ class LinesSink:
             return ["-- names: from the API server, up to date"]
         return [self._paint(f"-- {told}", "yellow")]
 
-    def _health(self, event: Lifecycle) -> list[str]:
-        alarming = losses(event.health.losses) or disagreements(event.health.crosscheck)
+    def _sums(self, health: Health, wall_ns: int) -> str:
+        alarming = losses(health.losses) or disagreements(health.crosscheck)
         line = (
-            f"-- {self._clock.coarse(event.wall_ns)} stuck {event.health.stuck_now}"
-            f" (peak {self._peak}), {totals(event.health)}"
+            f"-- {self._clock.coarse(wall_ns)} stuck {health.stuck_now}"
+            f" (peak {self._peak}), {totals(health)}"
         )
+        return self._paint(line, "bold yellow" if alarming else "none")
+
+    def _health(self, event: Lifecycle) -> list[str]:
+        self._summed_at = event.uptime_seconds
         return [
             *self._lacking(event.health),
             *self._names(event.health),
-            self._paint(line, "bold yellow" if alarming else "none"),
+            self._sums(event.health, event.wall_ns),
             *message(event),
         ]
 

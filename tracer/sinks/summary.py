@@ -34,22 +34,41 @@ class Summary:
         self._other = _Tally()
 
     def count(self, report: Report) -> None:
-        attempt = report.change.attempt
-        destination = attempt.flow.destination
+        """Takes what happened to an attempt."""
+        attempt, kind = report.change.attempt, report.change.kind
+        self.add(
+            attempt.flow.destination,
+            report.destination,
+            became_stuck=kind is ChangeKind.STUCK,
+            outcome=attempt.outcome if kind is ChangeKind.END else None,
+            netns=attempt.flow.netns,
+            pod=report.pod.uid if report.pod else None,
+        )
+
+    def add(
+        self,
+        destination: Endpoint,
+        known: Destination,
+        *,
+        became_stuck: bool,
+        outcome: Outcome | None,
+        netns: int | None,
+        pod: str | None,
+    ) -> None:
+        """The same from its parts; `outcome` is None while it goes on, `pod` a uid."""
         tally = self._tallies.get(destination)
         if tally is None:
             if len(self._tallies) < MAX_DESTINATIONS:
                 tally = self._tallies[destination] = _Tally()
             else:
                 tally = self._other
-        tally.known = report.destination
-        if report.change.kind is ChangeKind.STUCK:
+        tally.known = known
+        if became_stuck:
             tally.stuck += 1
-        elif report.change.kind is ChangeKind.END and attempt.outcome is not None:
-            tally.ended[attempt.outcome] += 1
-        if attempt.flow.netns is not None and len(tally.netns) < MAX_MEMBERS:
-            tally.netns.add(attempt.flow.netns)
-        pod = report.pod.uid if report.pod else None
+        elif outcome is not None:
+            tally.ended[outcome] += 1
+        if netns is not None and len(tally.netns) < MAX_MEMBERS:
+            tally.netns.add(netns)
         if pod is not None and len(tally.pods) < MAX_MEMBERS:
             tally.pods.add(pod)
 

@@ -9,11 +9,11 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final
 
+from tracer import stderr
 from tracer.errors import InputError, NoSource
 from tracer.model import NANOSECONDS, Transition
 from tracer.sources import btf, program, wire
 from tracer.sources.load_bcc import (
-    captured_stderr,
     compile_program,
     import_bcc,
     require_rights,
@@ -154,7 +154,7 @@ class BpfSource:
 
     def _try_kprobe(self, kernel_function: bytes, function: bytes) -> bool:
         try:
-            with captured_stderr():
+            with stderr.captured():
                 self._bpf.attach_kprobe(event=kernel_function, fn_name=function)
         except Exception:  # noqa: BLE001  bcc raises bare Exception
             return False

@@ -6,17 +6,16 @@ interpreter's own path too; it is plain Python over ctypes and runs anywhere.
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import errno
 import importlib.util
 import os
 import sys
-import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from tracer import stderr
 from tracer.errors import NoSource, NotPermitted
 from tracer.host.rights import CAP_BPF, CAP_PERFMON, CAP_SYS_ADMIN, has_capability
 from tracer.sources import program
@@ -28,8 +27,6 @@ _BCC_PLACES: Final = (
     "/usr/local/lib/python3*/dist-packages",
     "/usr/local/lib/python3*/site-packages",
 )
-# stderr is one for all threads: two that kept it at a time would not give it back.
-_keeping_stderr = threading.Lock()
 
 
 def require_rights() -> None:
@@ -57,7 +54,7 @@ def compile_program(module: Any, main: str, macros: Mapping[str, int | None], hi
     flags = [f"-I{folder}", *program.define(macros)]
     messages: list[str] = []
     try:
-        with captured_stderr() as messages:
+        with stderr.captured() as messages:
             return module.BPF(text=program.source_text(folder, main).encode(), cflags=flags)
     except Exception as error:  # noqa: BLE001  bcc raises bare Exception
         errors = [line for line in messages if "error:" in line]
@@ -75,7 +72,7 @@ def try_raw_tracepoint(bpf: Any, name: str, function: str) -> str | None:
     """Attaches a function to a tracepoint in its raw form; what went wrong, or None."""
     messages: list[str] = []
     try:
-        with captured_stderr() as messages:
+        with stderr.captured() as messages:
             bpf.attach_raw_tracepoint(tp=name.encode(), fn_name=function.encode())
     except Exception as error:  # noqa: BLE001  bcc raises bare Exception
         return "; ".join([str(error), *messages[-3:]])
@@ -136,25 +133,3 @@ def _import_bcc_from(folder: Path | None) -> Any:
         return module
     del sys.modules["bcc"]
     return None
-
-
-@contextlib.contextmanager
-def captured_stderr() -> Iterator[list[str]]:
-    """Keeps what LLVM and libbpf write to stderr: attaching by trial fails noisily.
-
-    Other threads' words are kept with them: during a trace nobody writes there.
-    """
-    lines: list[str] = []
-    with _keeping_stderr:
-        sys.stderr.flush()
-        saved = os.dup(2)
-        memory = os.memfd_create("synsent-stderr", os.MFD_CLOEXEC)
-        try:
-            os.dup2(memory, 2)
-            yield lines
-        finally:
-            os.dup2(saved, 2)
-            os.close(saved)
-            os.lseek(memory, 0, os.SEEK_SET)
-            with open(memory, encoding="utf-8", errors="replace") as captured:
-                lines += [line.strip() for line in captured if line.strip()]

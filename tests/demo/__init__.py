@@ -1,0 +1,1 @@
+"""Six ways to be stuck, made in network namespaces, with the screen on top."""

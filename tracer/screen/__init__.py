@@ -1,0 +1,1 @@
+"""The live screen. Everything but `app` and `terminal` is pure, and knows nothing of Textual."""
