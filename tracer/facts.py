@@ -174,13 +174,16 @@ class LocalPorts:
 @dataclass(frozen=True, slots=True)
 class ReversePath:
     """rp_filter of a device on the path: 1 strict, 2 loose (the higher of all and the device's),
-    and whether the namespace's route back to the peer leads through that device.
+    and whether the namespace's route back to the peer leads through that device. `dropped` counts
+    the packets, of whomever, that the filter of any device there dropped since the attempt was
+    watched (IPReversePathFilter).
     """
 
     netns: int
     device: str
     mode: int
     symmetric: bool | None
+    dropped: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -159,7 +159,7 @@ class Kernel:
 
     def _conntrack_drops(self, path: str) -> ConntrackDrops:
         self.note("drops", path)
-        return ConntrackDrops(self.refused.get(path, 7), 0, 0)
+        return ConntrackDrops(self.refused.get(path, 7))
 
     def _listener(self, path: str, local: Endpoint, _remote: Endpoint) -> ListenSocket | None:
         self.note("listener", path, local)

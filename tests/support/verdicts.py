@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from dataclasses import replace
 from typing import Any
 
 from tests.support.facts import (
@@ -384,6 +385,13 @@ REPLIES: list[Case] = [
         {**UNWATCHED, "reverse_paths": (STRICT,)},
         C.REPLY_DROPPED_HERE,
         LOW,
+        "rp_filter",
+    ),
+    (
+        "the same, and packets failed the filter meanwhile",
+        {**UNWATCHED, "reverse_paths": (replace(STRICT, dropped=3),)},
+        C.REPLY_DROPPED_HERE,
+        MEDIUM,
         "rp_filter",
     ),
     (

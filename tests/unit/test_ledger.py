@@ -11,7 +11,7 @@ from tracer.host.counters import ConntrackDrops, TcpCounters
 
 def reading(seconds: float, count: int) -> Reading:
     tcp = TcpCounters(count, 2 * count, 3 * count, None, 0)
-    return Reading(int(seconds * SECOND), tcp, ConntrackDrops(4 * count, 0, 0))
+    return Reading(int(seconds * SECOND), tcp, ConntrackDrops(4 * count))
 
 
 def ledger(*readings: Reading) -> Ledger:

@@ -284,3 +284,14 @@ def test_without_facts_nothing_is_known(
 ) -> None:
     verdict = judge(Facts(destination, asked, netns, NOW))
     assert verdict == Verdict(Cause.UNKNOWN, LOW, verdict.summary)
+
+
+def test_that_routes_depend_on_marks_and_what_a_listener_counted_is_told() -> None:
+    told = {one.summary for one in judge(facts(by_mark=True)).evidence if one.kind == "route"}
+    assert any("some mark" in one for one in told)
+    counted = replace(listener(0, 0, 3, syn_queue_drops=2), syn_cookies=1)
+    (said,) = (
+        one.summary for one in judge(facts(listener=counted)).evidence if one.kind == "listener"
+    )
+    assert "2 of them by a full SYN queue" in said
+    assert "1 SYN answered with a cookie" in said

@@ -133,7 +133,7 @@ def _lost_unseen(facts: Facts) -> Verdict | None:
         return None
     return Verdict(
         Cause.REPLY_DROPPED_HERE,
-        LOW,
+        MEDIUM if strict.dropped else LOW,
         f"If {say.peer(facts)} answers through {safe(strict.device)}, the strict rp_filter"
         " there drops the answer: the way back to it leads elsewhere.",
         (say.of_reverse_path(strict, facts),),

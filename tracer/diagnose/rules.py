@@ -308,6 +308,8 @@ def _next_hops(facts: Facts) -> Iterator[Evidence]:
     for route, where in ((facts.route, own), (facts.host_route, node)):
         if route is not None:
             yield say.of_route(route, where)
+    if facts.by_mark:
+        yield say.of_marks()
     for hop, where in ((facts.neighbour, own), (facts.host_neighbour, node)):
         if hop is not None:
             yield say.of_neighbour(hop, where)

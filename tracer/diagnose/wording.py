@@ -218,6 +218,14 @@ def of_route(route: Route, where: str) -> Evidence:
     return Evidence("route", f"{where}: {told}", route.at_ns)
 
 
+def of_marks() -> Evidence:
+    return Evidence(
+        "route",
+        "policy routing sends packets with some mark another way: which route its SYN takes is not"
+        " known",
+    )
+
+
 def of_conntrack(table: ConntrackTable, facts: Facts) -> Evidence:
     refused = f", {table.refused} refused since it is watched" if table.refused else ""
     return Evidence(
@@ -268,6 +276,10 @@ def of_listener(listener: Listener, facts: Facts) -> Evidence:
     if listener.queued is not None and listener.backlog is not None:
         queue = f", accept queue {listener.queued} of {listener.backlog}"
     grown = f", {listener.overflows} overflows and {listener.drops} drops since it is watched"
+    if listener.syn_queue_drops:
+        grown += f", {listener.syn_queue_drops} of them by a full SYN queue"
+    if listener.syn_cookies:
+        grown += f", {plural(listener.syn_cookies, 'SYN')} answered with a cookie"
     return Evidence("listener", f"the listener {where}{queue}{grown}", listener.at_ns)
 
 
@@ -288,7 +300,10 @@ def of_reverse_path(path: ReversePath, facts: Facts) -> Evidence:
     }[path.symmetric]
     return Evidence(
         "rp_filter",
-        f"rp_filter of {safe(path.device)} is {mode} {namespace(path.netns, facts)}; {leads}",
+        f"rp_filter of {safe(path.device)} is {mode} {namespace(path.netns, facts)}; {leads}"
+        + (
+            f"; it dropped {plural(path.dropped, 'packet')} there meanwhile" if path.dropped else ""
+        ),
     )
 
 

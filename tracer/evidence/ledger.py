@@ -37,6 +37,7 @@ class Growth(NamedTuple):
     syn_queue_drops: int = 0
     syn_cookies: int = 0
     refused: int = 0
+    reverse_path: int = 0
 
 
 class Ledger:
@@ -83,6 +84,7 @@ def _growth(first: Reading, last: Reading) -> Growth:
         syn_queue_drops=_grown(first.tcp, last.tcp, lambda tcp: tcp.queue_full_drops),
         syn_cookies=_grown(first.tcp, last.tcp, lambda tcp: tcp.queue_full_cookies),
         refused=_grown(first.conntrack, last.conntrack, lambda conntrack: conntrack.drop),
+        reverse_path=_grown(first.tcp, last.tcp, lambda tcp: tcp.reverse_path_drops),
     )
 
 

@@ -74,15 +74,19 @@ class PlaceFacts:
         )
         listener = self.listener
         if listener is not None and listener.netns in growth:
-            overflows, drops, queue_drops, cookies, _ = growth[listener.netns]
+            grown = growth[listener.netns]
             listener = replace(
                 listener,
-                overflows=overflows,
-                drops=drops,
-                syn_queue_drops=queue_drops,
-                syn_cookies=cookies,
+                overflows=grown.overflows,
+                drops=grown.drops,
+                syn_queue_drops=grown.syn_queue_drops,
+                syn_cookies=grown.syn_cookies,
             )
-        return replace(self, conntrack=conntrack, listener=listener)
+        reverse_paths = tuple(
+            replace(path, dropped=growth[path.netns].reverse_path) if path.netns in growth else path
+            for path in self.reverse_paths
+        )
+        return replace(self, conntrack=conntrack, listener=listener, reverse_paths=reverse_paths)
 
     @property
     def gist(self) -> object:

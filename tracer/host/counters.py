@@ -43,14 +43,10 @@ class TcpCounters:
 class ConntrackDrops:
     """What a namespace's connection tracking gave up on (/proc/net/stat/nf_conntrack).
 
-    drop           packets dropped since there was no room for their entry, or they were malformed
-    early_drop     entries thrown out to make room
-    insert_failed  packets dropped since their connection was there already (mostly a race of two)
+    drop    packets dropped since there was no room for their entry, or they were malformed
     """
 
     drop: int
-    early_drop: int
-    insert_failed: int
 
 
 def tcp_counters(path: str) -> TcpCounters:
@@ -112,7 +108,7 @@ def parse_conntrack_statistics(text: str) -> ConntrackDrops:
         column = header.index(name)
         return sum(int(row[column], 16) for row in rows if column < len(row))
 
-    return ConntrackDrops(total("drop"), total("early_drop"), total("insert_failed"))
+    return ConntrackDrops(total("drop"))
 
 
 def _read(path: str, name: str) -> str:
