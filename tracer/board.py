@@ -11,7 +11,7 @@ import threading
 import time
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Final
 
@@ -57,8 +57,10 @@ class BoardLimits:
 class Board:
     """A sink that keeps the picture. `snapshot`, `notice` and `hang_up` are for any thread.
 
-    keep   nothing that has ended leaves the picture before its bounds are reached
-    clock  CLOCK_MONOTONIC nanoseconds
+    keep    nothing that has ended leaves the picture before its bounds are reached
+    scoped  some pods are told of alone, while the kernel counts connects of the whole node: no
+            share of success can be made of the two
+    clock   CLOCK_MONOTONIC nanoseconds
     """
 
     keeps_record = False
@@ -67,11 +69,12 @@ class Board:
         self,
         *,
         keep: bool = False,
+        scoped: bool = False,
         limits: BoardLimits = BoardLimits(),
         clock: Callable[[], int] = time.monotonic_ns,
         wall: Callable[[], int] = time.time_ns,
     ) -> None:
-        self._keep = keep
+        self._keep, self._scoped = keep, scoped
         self._limits = limits
         self._clock, self._wall = clock, wall
         self._lock = threading.Lock()
@@ -89,7 +92,8 @@ class Board:
         self._outcomes: Counter[Outcome] = Counter()
         self._new: deque[tuple[int, int]] = deque()
         self._connects: deque[tuple[int, int, int]] = deque()
-        self._history: dict[int, int] = {}
+        self._history: dict[int, tuple[int, int]] = {}  # by step: the most, and the last
+        self._before_history: int | None = None
         self._gone = False
 
     # --- a sink --------------------------------------------------------------------------------
@@ -126,7 +130,7 @@ class Board:
             self._became_stuck = max(self._became_stuck, health.became_stuck)
             self._note_stuck(now)
             rates = health.rates
-            if rates.established is not None:
+            if rates.established is not None and not self._scoped:
                 failed = sum(count for how, count in health.outcomes.items() if how in _FAILURES)
                 well = rates.established + health.outcomes.get(Outcome.ESTABLISHED, 0)
                 self._connects.append((now, well, failed))
@@ -234,6 +238,8 @@ class Board:
             self._outcomes[attempt.outcome] += 1
         key = _key(report) if held is None else held.key
         if not self._room_for(key):
+            if not attempt.stuck:  # else its beginning was counted, which found no room either
+                self._unheld += 1
             return
         self._touch(key, report, 0 if held is None else -1)
         self._ended[attempt.id] = Held(key, report, _points(held.points if held else (), report))
@@ -263,7 +269,12 @@ class Board:
             self._idle_pairs.pop(key, None)
             return
         verdict = report.verdict or (None if before is None else before.verdict)
-        self._pairs[key] = Pair(key, report, live, ended, report.change.time_ns, verdict)
+        change = report.change
+        late = outcome is not None and change.kind is not ChangeKind.END
+        if late and before is not None:  # it says why, not that something happened just now
+            self._pairs[key] = replace(before, report=report, verdict=verdict)
+            return
+        self._pairs[key] = Pair(key, report, live, ended, change.time_ns, verdict)
         self._idle_pairs.pop(key, None)
         if not live:
             self._idle_pairs[key] = None
@@ -275,8 +286,8 @@ class Board:
         while len(self._connects) > 1 and self._connects[1][0] <= now - _MINUTE * NANOSECONDS:
             self._connects.popleft()
         oldest_step = second // STEP_SECONDS - HISTORY_STEPS
-        for step in [step for step in self._history if step <= oldest_step]:
-            del self._history[step]
+        for step in sorted(step for step in self._history if step <= oldest_step):
+            _, self._before_history = self._history.pop(step)
         if self._keep:
             return
         over = now - FADE_SECONDS * NANOSECONDS
@@ -294,7 +305,8 @@ class Board:
     def _note_stuck(self, now: int) -> None:
         self._peak = max(self._peak, self._stuck_now)
         step = now // NANOSECONDS // STEP_SECONDS
-        self._history[step] = max(self._history.get(step, 0), self._stuck_now)
+        most, _ = self._history.get(step, (0, 0))
+        self._history[step] = max(most, self._stuck_now), self._stuck_now
 
     def _totals(self, now: int) -> Totals:
         second = now // NANOSECONDS
@@ -308,16 +320,17 @@ class Board:
             outcomes=dict(self._outcomes if health is None else _most(self._outcomes, health)),
             history=self._steps(second // STEP_SECONDS),
             unheld=self._unheld,
+            scoped=self._scoped,
         )
 
     def _steps(self, last: int) -> tuple[int | None, ...]:
-        """A step in which nothing changed is as the one before it."""
+        """A step in which nothing was noted is as the one before it was at its end."""
         first = self._began_ns // NANOSECONDS // STEP_SECONDS
-        value: int | None = None
+        goes_on = self._before_history
         steps: list[int | None] = []
         for step in range(last - HISTORY_STEPS + 1, last + 1):
-            value = self._history.get(step, value if step >= first else None)
-            steps.append(value if step >= first else None)
+            most, goes_on = self._history.get(step, (goes_on, goes_on))
+            steps.append(most if step >= first else None)
         return tuple(steps)
 
     def _success(self) -> float | None:

@@ -35,6 +35,8 @@ examples:
   synsent-trace replay events.jsonl --at 03:12 --speed 10
   synsent-trace replay events.jsonl --summary
 """
+# `inf` and the ends of the calendar raise OverflowError.
+_NO_TIME: Final = (ValueError, OverflowError, OSError)
 _LEAST_SPEED, _MOST_SPEED = 0.01, 10_000.0
 _TIME_OF_DAY: Final = re.compile(r"(\d{1,2}):(\d{2})(?::(\d{2}(?:\.\d+)?))?")
 
@@ -124,11 +126,11 @@ def _play(
             settings,
             environment,
             headless=not has_terminal(environment),
-            past=Past(clock.now, _note(clock, speed)),
+            past=Past(clock.now, lambda: _note(clock, speed, replay)),
         )
         replay = Replay(
             recording, parts.sinks, clock, first=first, rest=events, at_ns=at_ns,
-            pulse=parts.pulse, stay=has_terminal(environment),
+            pulse=parts.pulse, notify=parts.log, stay=has_terminal(environment),
         )  # fmt: skip
         hand_over(replay)
         try:
@@ -140,7 +142,12 @@ def _play(
 
     color = wants_color(environment) and not settings.plain
     sink = LinesSink(
-        sys.stdout, node=settings.node_name, color=color, notify=notify, wall=clock.now
+        sys.stdout,
+        node=settings.node_name,
+        color=color,
+        notify=notify,
+        wall=clock.now,
+        waits=lambda: not replay.stopping,
     )
     replay = Replay(
         recording, [sink], clock, first=first, rest=events, at_ns=at_ns, pulse=sink.pulse
@@ -152,12 +159,12 @@ def _play(
         sink.close()
 
 
-def _note(clock: Clock, speed: float) -> Callable[[], str]:
-    def note() -> str:
-        at = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(clock.now() // NANOSECONDS))
-        return f"REPLAY of {at}{'' if speed == 1 else f' x{speed:g}'}"
-
-    return note
+def _note(clock: Clock, speed: float, replay: Replay) -> str:
+    at = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(clock.now() // NANOSECONDS))
+    skipped = f", {replay.skipped} lines could not be read: e" if replay.skipped else ""
+    if replay.over:
+        return f"REPLAY, END OF RECORDING at {at}{skipped}"
+    return f"REPLAY of {at}{'' if speed == 1 else f' x{speed:g}'}{skipped}"
 
 
 def _speed(text: str) -> float:
@@ -170,18 +177,18 @@ def _speed(text: str) -> float:
 def _at(text: str, first_ns: int) -> int:
     """The time that is meant, as nanoseconds since the epoch. Raises UsageError."""
     if text.startswith("+"):
-        with suppress(ValueError):
+        with suppress(*_NO_TIME):
             return first_ns + int(float(text[1:].removesuffix("s")) * NANOSECONDS)
     day = _TIME_OF_DAY.fullmatch(text)
     if day is not None:
-        began = datetime.fromtimestamp(first_ns // NANOSECONDS).astimezone()
-        with suppress(ValueError):
+        with suppress(*_NO_TIME):
+            began = datetime.fromtimestamp(first_ns // NANOSECONDS).astimezone()
             seconds = float(day[3] or 0)
             meant = began.replace(hour=int(day[1]), minute=int(day[2]), second=0, microsecond=0)
             at_ns = int((meant.timestamp() + seconds) * NANOSECONDS)
             return at_ns if at_ns >= first_ns else at_ns + 86_400 * NANOSECONDS
     else:
-        with suppress(ValueError):
+        with suppress(*_NO_TIME):
             when = datetime.fromisoformat(text)
             return int(when.astimezone(when.tzinfo).timestamp() * NANOSECONDS)
     raise UsageError(

@@ -291,6 +291,9 @@ class Confidence(StrEnum):
     LOW = "low"
 
 
+CROSSCHECK_FAILED = "the cross-check, which has failed"
+"""How the sentence begins by which a Health lacks its cross-check from then on."""
+
 COMPARISON = "comparison"
 """The kind of evidence that is the sentence about what other attempts met."""
 
@@ -532,6 +535,8 @@ class Health:
     withheld      attempts that are not told since their pod's name or labels are not known: they
                   may be of the scope that was asked for
     own_connects  attempts of the tracer itself, which are not told and counted nowhere else
+    recorded      false in a replay whose recording has said nothing of its tracer yet: what is
+                  counted here comes from the events alone, and the rest is not known
     """
 
     backend: SourceName
@@ -547,6 +552,7 @@ class Health:
     kube: KubeHealth = KubeHealth()
     withheld: int = 0
     own_connects: int = 0
+    recorded: bool = True
 
 
 class LifecycleKind(StrEnum):

@@ -55,19 +55,26 @@ from tracer.model import (
 )
 from tracer.schema import ALL_EVENTS, ATTEMPT_EVENTS, SCHEMA_VERSION
 
+NO_EVENT: Final = (KeyError, TypeError, ValueError, AttributeError, ArithmeticError)
+"""What is raised where a record is not as the schema has it."""
+
 Event = Report | Lifecycle
 Fields = dict[str, Any]
 
 MOST_LINE_BYTES: Final = 1 << 20
 """A command line takes 128 KiB at the most (MAX_ARG_STRLEN), its escapes six times as much."""
 
+MOST_LIVE: Final = 1 << 17
+"""Attempts of a recording that are held at once: a trace follows half as many."""
+
 # As this program writes them: keys in this order, no spaces.
 _BRIEF: Final = re.compile(
-    rb'\{"schema_version":1,"time":"[^"]{20,30}","event":"(attempt\.(?:retransmit|evidence))",'
+    rb'\{"schema_version":1,"time":"([^"\\]{20,30})","event":"(attempt\.(?:retransmit|evidence))",'
     rb'.*"attempt":\{"id":"([^"\\]{1,100})",'
 )
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MOST_SECONDS: Final = 1e9
+_MOST_ERRNO: Final = 40
 _MICROSECOND: Final = timedelta(microseconds=1)
 _NO_POD: Final = PodIdentity()
 
@@ -107,7 +114,7 @@ class Recording:
         for record in self.records():
             try:
                 event = read(record)
-            except (KeyError, TypeError, ValueError, AttributeError) as error:
+            except NO_EVENT as error:
                 self._skip(f"{type(error).__name__} {error}")
                 continue
             yield event
@@ -115,19 +122,20 @@ class Recording:
     def records(self, *, in_brief: bool = False) -> Iterator[Fields]:
         """The events as they are in JSON, each known to be an event of a known version.
 
-        `in_brief` those that only go on, the most of all, have their attempt's id alone: to read
-        that takes a tenth of the time.
+        `in_brief` those that only go on, the most of all, have their time and attempt's id alone:
+        to read that takes a tenth of the time.
         """
         for line in self._whole_lines():
             self.lines += 1
-            if in_brief:
+            if in_brief and self.node is not None:  # the first event tells of the node
                 brief = _BRIEF.match(line)
                 if brief is not None and line.endswith(b"}\n") and b'"outcome":null' in line:
-                    name = brief[2].decode(errors="replace")
-                    yield {"event": brief[1].decode(), "attempt": {"id": name, "outcome": None}}
+                    at, event, name = (part.decode(errors="replace") for part in brief.groups())
+                    yield {"time": at, "event": event, "attempt": {"id": name, "outcome": None}}
                     continue
             try:
-                record = json.loads(line.decode())  # of bytes it would guess the encoding
+                # Of bytes it would guess the encoding.
+                record = json.loads(line.decode(), parse_constant=_refused)
                 version, event = record["schema_version"], record["event"]
             except (ValueError, KeyError, TypeError, RecursionError):
                 if line.strip():
@@ -169,7 +177,7 @@ def _node(record: Fields) -> str | None:
 
 
 def read(record: Fields) -> Event:
-    """An event. Raises KeyError, TypeError, ValueError or AttributeError where it is none."""
+    """An event. Raises one of NO_EVENT where it is none."""
     if record["event"] in ATTEMPT_EVENTS:
         return _report(record)
     return _lifecycle(record)
@@ -229,7 +237,9 @@ def destination_of(record: Fields) -> Destination:
         kind=Kind(asked["kind"]),
         name=text(asked["name"]),
         ambiguous=bool(asked["ambiguous"]),
-        endpoints=None if ready is None or total is None else Endpoints(int(ready), int(total)),
+        endpoints=None
+        if ready is None or total is None
+        else Endpoints(_count(ready), _count(total)),
         nat=(
             None
             if there["address"] is None
@@ -292,7 +302,7 @@ def _lifecycle(record: Fields) -> Lifecycle:
     told = record["tracer"]
     kube = told["kube"]
     as_of = kube["names_as_of"]
-    counted = {Outcome(how): int(count) for how, count in told["outcomes"].items()}
+    counted = {Outcome(how): _count(count) for how, count in told["outcomes"].items()}
     return Lifecycle(
         kind=LifecycleKind(record["event"]),
         wall_ns=nanoseconds(record["time"]),
@@ -300,10 +310,10 @@ def _lifecycle(record: Fields) -> Lifecycle:
             backend=SourceName(told["backend"]),
             hooks=tuple(map(str, told["hooks"])),
             lacking=tuple(map(str, told["lacking"])),
-            stuck_now=int(told["stuck_now"]),
-            tracked_now=int(told["tracked_now"]),
+            stuck_now=_count(told["stuck_now"]),
+            tracked_now=_count(told["tracked_now"]),
             outcomes=counted,
-            became_stuck=int(told["became_stuck"]),
+            became_stuck=_count(told["became_stuck"]),
             rates=Rates(
                 integer(told["connects"]["started"]), integer(told["connects"]["established"])
             ),
@@ -314,6 +324,8 @@ def _lifecycle(record: Fields) -> Lifecycle:
                 text(kube["message"]),
                 None if as_of is None else nanoseconds(as_of),
             ),
+            withheld=_count(told.get("withheld", 0)),
+            own_connects=_count(told.get("own_connects", 0)),
         ),
         uptime_seconds=_seconds(told["uptime_seconds"]) or 0.0,
         message=text(told["message"]),
@@ -322,7 +334,7 @@ def _lifecycle(record: Fields) -> Lifecycle:
 
 def _counts(kind: Callable[..., _Known], told: Fields) -> _Known:
     """Counts by name; one that an older program did not know is zero."""
-    return kind(**{one.name: int(told.get(one.name, 0)) for one in fields(kind)})  # type: ignore[arg-type]
+    return kind(**{one.name: _count(told.get(one.name, 0)) for one in fields(kind)})  # type: ignore[arg-type]
 
 
 def endpoint_of(told: Fields) -> Endpoint:
@@ -345,10 +357,23 @@ def text(value: object) -> str | None:
 
 
 def integer(value: object) -> int | None:
-    """Raises TypeError for anything but a whole number, or none."""
-    if value is not None and (not isinstance(value, int) or isinstance(value, bool)):
+    """Raises TypeError for anything but a whole number, or none; ValueError out of 64 bits."""
+    if value is None:
+        return None
+    return _count(value)
+
+
+def _count(value: object) -> int:
+    if not isinstance(value, int) or isinstance(value, bool):
         raise TypeError("a number is none")
+    if not 0 <= value < 1 << 64:  # sums of larger ones could not even be written
+        raise ValueError("a number is out of bounds")
     return value
+
+
+def _refused(constant: str) -> float:
+    """Python's own NaN and Infinity, which are not JSON."""
+    raise ValueError(f"{constant} is no JSON")
 
 
 def _seconds(value: object) -> float | None:
@@ -365,8 +390,10 @@ def _seconds(value: object) -> float | None:
 def _errno(name: str | None) -> int | None:
     if name is None:
         return None
-    found: int | None = getattr(errno, name, None)
-    return int(name.removeprefix("errno ")) if found is None else found
+    if len(name) > _MOST_ERRNO:
+        raise ValueError("an errno is none")
+    found = getattr(errno, name, None) if name.startswith("E") else None
+    return found if isinstance(found, int) else _count(int(name.removeprefix("errno ")))
 
 
 def nanoseconds(text: str) -> int:
@@ -377,7 +404,10 @@ def nanoseconds(text: str) -> int:
 @lru_cache(maxsize=256)
 def _second(text: str) -> int:
     """Cached: the events of a second share it."""
-    return (datetime.fromisoformat(f"{text}+00:00") - _EPOCH) // _MICROSECOND // 1_000_000
+    seconds = (datetime.fromisoformat(f"{text}+00:00") - _EPOCH) // _MICROSECOND // 1_000_000
+    if seconds < 0:
+        raise ValueError(f"{text!r} is before 1970")
+    return seconds
 
 
 def _fraction(text: str) -> int:

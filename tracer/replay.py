@@ -19,14 +19,17 @@ from tracer.model import (
     Report,
     SourceName,
 )
-from tracer.recording import Event, Recording
+from tracer.recording import MOST_LIVE, Event, Recording
 from tracer.sinks import Sink
+from tracer.sinks.recorder import RECORDING_ENDS
 
 _STEP_SECONDS: Final = 0.05
 _PULSE_SECONDS: Final = 1.0
 _MOST_AT_ONCE: Final = 1_000
 
-UNKNOWN: Final = Health(backend=SourceName.BPF, hooks=(), lacking=(), stuck_now=0, tracked_now=0)
+UNKNOWN: Final = Health(
+    backend=SourceName.BPF, hooks=(), lacking=(), stuck_now=0, tracked_now=0, recorded=False
+)
 """Before the recording says anything of its tracer."""
 
 
@@ -44,6 +47,7 @@ class Clock:
         self._since_ns = self._own()
 
     def jump(self, to_ns: int) -> None:
+        """Goes on from there, once it is started."""
         self._began_ns = to_ns
 
     def stop(self, at_ns: int) -> None:
@@ -64,8 +68,9 @@ class Clock:
 class Replay:
     """What Session is to a live trace. `stop` may be called from anywhere.
 
-    at_ns  what was before is shown at once
-    stay   it is over when it is stopped, not at the end of the recording: somebody looks at it
+    at_ns   what was before is shown at once
+    notify  gets a sentence for people at the end of the recording
+    stay    it is over when it is stopped, not at the end of the recording: somebody looks at it
     """
 
     def __init__(
@@ -78,22 +83,40 @@ class Replay:
         rest: Iterator[Event],
         at_ns: int | None = None,
         pulse: Callable[[Health, float], None] | None = None,
+        notify: Callable[[str], None] | None = None,
         stay: bool = False,
     ) -> None:
         self._recording, self._sinks, self._clock = recording, sinks, clock
         self._events = rest
         self._first = first
         self._at_ns = at_ns
-        self._pulse, self._stay = pulse, stay
+        self._pulse, self._notify, self._stay = pulse, notify, stay
+        self._over = False
         self._stopping = False
         self._health = UNKNOWN
         self._live: dict[str, Report] = {}
         self._outcomes: dict[Outcome, int] = {}
         self._became_stuck = 0
+        self._unheld = 0
         self._began_ns = self._last_ns = first.wall_ns
         self._pulsed_ns = 0
         self._stopped = False
         self._uptime: tuple[float, int] = (0.0, first.wall_ns)
+
+    @property
+    def over(self) -> bool:
+        """Whether the end of the recording was reached."""
+        return self._over
+
+    @property
+    def stopping(self) -> bool:
+        """Whether it was stopped before its end, or by whoever looked at that."""
+        return self._stopping
+
+    @property
+    def skipped(self) -> int:
+        """Lines that are no event, so far."""
+        return self._recording.skipped
 
     def stop(self) -> None:
         self._stopping = True
@@ -102,18 +125,19 @@ class Replay:
         """Plays until its end, or `stop`. Raises InputError for what is no recording."""
         self._put([self._first])
         batch: list[Event] = []
-        early = self._at_ns is not None
-        self._clock.start()
+        if self._at_ns is None:
+            self._clock.start()
         for event in self._events:
             if self._stopping:
                 break
-            if early and self._at_ns is not None and event.wall_ns >= self._at_ns:
+            if self._at_ns is not None and event.wall_ns >= self._at_ns:
                 self._put(batch)
                 batch = []
-                early = False
                 self._clock.jump(self._at_ns)
                 self._clock.start()
-            if not early and event.wall_ns > self._clock.now():
+                self._at_ns = None
+                self._beat()
+            if self._at_ns is None and event.wall_ns > self._clock.now():
                 self._put(batch)
                 batch = []
                 self._wait(event.wall_ns)
@@ -122,13 +146,20 @@ class Replay:
                 self._put(batch)
                 batch = []
         self._put(batch)
-        if early:
-            self._clock.jump(self._last_ns)
+        self._skip_to(self._last_ns)
         self._clock.stop(max(self._last_ns, self._began_ns))
         self._beat()
+        self._over = not self._stopping
+        said = self._said()
+        if self._over and self._notify is not None:
+            self._notify("; ".join(["the recording is over", *said]))
         while self._stay and not self._stopping and not self._nobody():
             time.sleep(_STEP_SECONDS)
-        self._finish()
+        self._tell(
+            Lifecycle(
+                LifecycleKind.STOP, self._last_ns, self._now(), self._up(), "; ".join(said) or None
+            )
+        )
 
     def _wait(self, until_ns: int) -> None:
         while not self._stopping and (left := self._clock.seconds_until(until_ns)) > 0:
@@ -170,22 +201,30 @@ class Replay:
         for event in events:
             self._last_ns = max(self._last_ns, event.wall_ns)
             if isinstance(event, Report):
+                self._stopped = False
                 reports.append(self._counted(event))
                 continue
             if event.kind is LifecycleKind.START:
                 reports += self._vanished(event.wall_ns)
             self._flush(reports)
             reports = []
+            self._skip_to(event.wall_ns)
             self._health = event.health
             self._uptime = (event.uptime_seconds, event.wall_ns)
             if event.kind is LifecycleKind.STOP:
                 self._stopped = True
             else:
-                self._stopped = False
+                self._stopped = event.message == RECORDING_ENDS
                 self._tell(event)
         self._flush(reports)
+        self._skip_to(self._last_ns)
         if self._pulse is not None and events:
             self._pulse(self._now(), self._up())
+
+    def _skip_to(self, wall_ns: int) -> None:
+        """Before the time that is wanted the clock goes by the events: what is told is of then."""
+        if self._at_ns is not None and wall_ns > self._clock.now():
+            self._clock.jump(wall_ns)
 
     def _vanished(self, wall_ns: int) -> list[Report]:
         """Ends of what another trace left behind, which the one that begins knows nothing of."""
@@ -228,6 +267,9 @@ class Replay:
             if attempt.outcome is not None:
                 self._outcomes[attempt.outcome] = self._outcomes.get(attempt.outcome, 0) + 1
         elif attempt.outcome is None and before is None:
+            if len(self._live) >= MOST_LIVE:
+                self._unheld += 1
+                return report
             self._live[attempt.id] = report
             self._became_stuck += kind is ChangeKind.STUCK
         if before is None or not attempt.stuck:
@@ -235,15 +277,14 @@ class Replay:
         stuck_ns = before.change.attempt.stuck_ns
         return replace(report, change=replace(change, attempt=replace(attempt, stuck_ns=stuck_ns)))
 
-    def _finish(self) -> None:
+    def _said(self) -> list[str]:
+        """What could not be played, and whether that was all."""
         skipped = self._recording.skipped
         said = []
         if skipped:
             said.append(f"{skipped} lines could not be read ({self._recording.first_skipped})")
-        if not self._stopped:
+        if self._unheld:
+            said.append(f"{self._unheld} events are of attempts that found no room to be counted")
+        if self._over and not self._stopped:
             said.append("the recording has no end: it was cut off, or another one goes on")
-        self._tell(
-            Lifecycle(
-                LifecycleKind.STOP, self._last_ns, self._now(), self._up(), "; ".join(said) or None
-            )
-        )
+        return said

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from tracer.errors import InputError
 from tracer.model import Destination, Endpoint, Outcome
-from tracer.recording import Fields, Recording, destination_of, endpoint_of, integer, text
+from tracer.recording import (
+    MOST_LIVE,
+    NO_EVENT,
+    Fields,
+    Recording,
+    destination_of,
+    endpoint_of,
+    integer,
+    text,
+)
 from tracer.sinks.summary import Summary
 from tracer.text import safe
 
@@ -24,7 +33,7 @@ def summarised(recording: Recording) -> list[str]:
         kinds[event] = kinds.get(event, 0) + 1
         try:
             tally.count(record, event)
-        except (KeyError, TypeError, ValueError):
+        except NO_EVENT:
             recording.skipped += 1
     if first is None or last is None:
         raise InputError("the recording holds no event")
@@ -49,7 +58,7 @@ class _Tally:
         self._known: dict[Endpoint, tuple[Fields, Fields, Destination]] = {}
 
     def count(self, record: Fields, event: str) -> None:
-        """Raises KeyError, TypeError or ValueError where it is no event."""
+        """Raises one of NO_EVENT where it is no event."""
         if not event.startswith("attempt."):
             if event == "tracer.start":  # another trace: what became of them it does not know
                 self.live.clear()
@@ -58,7 +67,7 @@ class _Tally:
         outcome = told["outcome"]
         if event == "attempt.end":
             self.live.discard(told["id"])
-        elif outcome is None:
+        elif outcome is None and (len(self.live) < MOST_LIVE or told["id"] in self.live):
             self.live.add(told["id"])
             self.peak = max(self.peak, len(self.live))
         if event in {"attempt.stuck", "attempt.end"}:

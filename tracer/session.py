@@ -27,6 +27,7 @@ from tracer.host.rights import in_host_pid_namespace
 from tracer.kube.informer import Informer
 from tracer.kube.names import Names
 from tracer.model import (
+    CROSSCHECK_FAILED,
     NANOSECONDS,
     Change,
     Health,
@@ -302,7 +303,7 @@ class Session:
         if self._sweeps.unseen:
             lacking = (*lacking, self._sweeps.unseen)
         if self._sweeps.failure is not None:
-            lacking = (*lacking, f"the cross-check, which has failed: {self._sweeps.failure}")
+            lacking = (*lacking, f"{CROSSCHECK_FAILED}: {self._sweeps.failure}")
         if self._nat.lacking is not None:
             lacking = (*lacking, self._nat.lacking)
         if self._investigator is not None:

@@ -76,9 +76,11 @@ class Totals:
     """Sums for the header.
 
     new_per_minute  attempts that became stuck within the last minute
-    success         share of connects that ended well, within the last minute; None: unknown
+    success         share that went well of the connects that ended within the last minute; None:
+                    unknown. What is stuck has not ended
     history         most that were stuck at once, by ten seconds, oldest first; None: not running
-    unheld          attempts the picture had no room for
+    unheld          attempts the picture had no room for, since the start
+    scoped          all of this is of some pods alone, while the kernel counts for the whole node
     """
 
     stuck_now: int = 0
@@ -89,6 +91,7 @@ class Totals:
     outcomes: Mapping[Outcome, int] = field(default_factory=dict)
     history: tuple[int | None, ...] = (None,) * HISTORY_STEPS
     unheld: int = 0
+    scoped: bool = False
 
 
 @dataclass(frozen=True, slots=True)

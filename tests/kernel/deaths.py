@@ -151,11 +151,17 @@ class Scene:
     def events(self, kind: str | None = None) -> list[Event]:
         return self.tracer.events(netns=self.client.inode, event=kind)
 
-    def wait_told(self, cause: str) -> None:
-        """Connects, and waits until that is named as what it dies of."""
+    def wait_told(self, cause: str, *, surely: bool = False) -> None:
+        """Connects, and waits until that is named as what it dies of; with `surely` until packets
+        have borne it out, which takes a probe that is loaded.
+        """
         self.connect()
         self.tracer.wait(
-            lambda: any(get(event, "verdict.cause") == cause for event in self.events()),
+            lambda: any(
+                get(event, "verdict.cause") == cause
+                and (not surely or get(event, "verdict.confidence") == "high")
+                for event in self.events()
+            ),
             TOLD_SECONDS,
             cause,
         )
@@ -299,7 +305,7 @@ def silent_at_first(scene: Scene) -> None:
 
 
 def be_there_when_it_is_told(scene: Scene) -> None:
-    scene.wait_told("no-reply")
+    scene.wait_told("no-reply", surely=True)
     scene.answering.set()
 
 

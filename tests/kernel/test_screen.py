@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import re
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -385,3 +387,35 @@ def stuck_in(events: JsonLines, kind: str | None = "attempt.stuck") -> int:
     return sum(
         event["event"] == kind if kind else event["event"].startswith("attempt.") for event in found
     )
+
+
+@pytest.mark.parametrize("hidden", [[], ["/dev/pts"], ["/dev/pts", "/proc"]])
+def test_a_terminal_that_takes_nothing_is_given_up_though_it_has_no_name(hidden: list[str]) -> None:
+    """As in the mount namespace of another, where the terminal's name leads nowhere."""
+    script = (
+        "import os, sys, threading\n"
+        "from tracer.screen.terminal import Terminal\n"
+        "terminal = Terminal(1)\n"
+        "terminal.write('x' * 200_000)\n"
+        "thread = threading.Thread(target=terminal.flush, daemon=True)\n"
+        "thread.start()\n"
+        "while not terminal.stalled: thread.join(0.02)\n"
+        "terminal.abandon()\n"
+        "thread.join(10)\n"
+        "sys.stderr.write(f'{thread.is_alive()} {os.get_blocking(1)}')\n"
+    )
+    hide = "".join(f"mount -t tmpfs none {folder}; " for folder in hidden)
+    master, slave = pty.openpty()
+    try:
+        done = subprocess.run(
+            ["unshare", "-m", "sh", "-c", f'{hide}exec "$@"', "sh", sys.executable, "-c", script],
+            stdout=slave,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=20,
+            check=True,
+        )
+    finally:
+        os.close(master)
+        os.close(slave)
+    assert done.stderr == "False True"

@@ -152,6 +152,7 @@ def main() -> None:
         node="node-1",
         watched="what is made up",
         recording=None,
+        notice=board.notice,
         environment=os.environ,
     )
 

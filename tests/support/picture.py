@@ -82,6 +82,7 @@ class Fake:
     now_ns: int = START_NS
     limits: BoardLimits = BoardLimits()  # noqa: RUF009 - immutable
     keep: bool = False
+    scoped: bool = False
     health: Health = HEALTH
     attempts: dict[int, Report] = field(default_factory=dict)
 
@@ -89,6 +90,7 @@ class Fake:
         self.began_ns = self.now_ns
         self.board = Board(
             keep=self.keep,
+            scoped=self.scoped,
             limits=self.limits,
             clock=lambda: self.now_ns,
             wall=lambda: WALL_NS + self.now_ns - START_NS,

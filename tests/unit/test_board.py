@@ -4,8 +4,8 @@ from dataclasses import replace
 
 from tests.support.picture import DROP, HEALTH, Fake, outage, pod, verdict
 from tracer.board import BoardLimits
-from tracer.model import Cause, CrossCheck, Evidence, Outcome, Rates
-from tracer.snapshot import HISTORY_STEPS, PointKind
+from tracer.model import Cause, ChangeKind, CrossCheck, Evidence, Outcome, Rates
+from tracer.snapshot import HISTORY_STEPS, STEP_SECONDS, PointKind
 
 
 def test_an_attempt_is_held_with_the_last_that_was_reported_of_it() -> None:
@@ -127,10 +127,13 @@ def test_evidence_that_comes_after_the_end_changes_no_count() -> None:
     fake = Fake()
     fake.stuck(1, pod())
     fake.end(1, Outcome.REFUSED)
+    ended_ns = fake.now_ns
+    fake.advance(26)
     fake.why(1, DROP)
 
     snapshot = fake.snapshot()
     (pair,) = snapshot.pairs.values()
+    assert pair.last_ns == ended_ns
     assert (pair.live, dict(pair.ended)) == (0, {Outcome.REFUSED: 1})
     assert pair.verdict == DROP
     assert snapshot.totals.stuck_now == 0
@@ -147,6 +150,21 @@ def test_attempts_beyond_the_bound_are_counted_and_stuck_now_stays_true() -> Non
     fake.retry(4)
     fake.end(4, Outcome.ABORTED)
     assert fake.snapshot().totals.stuck_now == 4
+
+
+def test_an_end_that_finds_no_room_is_counted_once() -> None:
+    fake = Fake(limits=BoardLimits(pairs=1))
+    fake.stuck(1, pod(), port=1)
+    told = fake.stuck(2, pod(), port=2)
+    fake.end(2, Outcome.REFUSED)
+    assert fake.snapshot().totals.unheld == 1
+    attempt = replace(
+        told.change.attempt,
+        id="refused-at-once", stuck_ns=None, outcome=Outcome.REFUSED, ended_ns=fake.now_ns,
+    )  # fmt: skip
+    change = replace(told.change, kind=ChangeKind.END, attempt=attempt)
+    fake.board.write([replace(told, change=change)])
+    assert fake.snapshot().totals.unheld == 2
 
 
 def test_pairs_are_bounded_and_what_is_idle_makes_room() -> None:
@@ -204,8 +222,15 @@ def test_the_history_has_the_most_of_each_step_and_nothing_from_before_the_start
 
     history = fake.snapshot().totals.history
     assert len(history) == HISTORY_STEPS
-    assert history[-4:] == (2, 1, 1, 1) or history[-4:] == (2, 2, 2, 1)
+    assert history[-4:] == (2, 1, 1, 1)
     assert history[0] is None
+
+
+def test_what_was_stuck_before_the_history_begins_goes_on_in_it() -> None:
+    fake = Fake()
+    fake.stuck(1, pod())
+    fake.advance(STEP_SECONDS * (HISTORY_STEPS + 5))
+    assert fake.snapshot().totals.history == (1,) * HISTORY_STEPS
 
 
 def test_success_is_that_of_the_last_minute() -> None:
@@ -216,6 +241,10 @@ def test_success_is_that_of_the_last_minute() -> None:
     )
     fake.advance(1)
     assert fake.snapshot().totals.success == 0.9
+
+
+def test_what_is_told_of_some_pods_alone_knows_no_share_of_success() -> None:
+    assert Fake(scoped=True).snapshot().totals.success is None
 
 
 def test_polling_knows_no_share_of_success() -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -17,9 +18,11 @@ from rich.cells import cell_len
 
 from tests.support.picture import DB, DROP, HEALTH, Fake, outage, pod, verdict
 from tests.support.screen import Stage, on_screen, shown
+from tracer.board import BoardLimits
 from tracer.facts import Facts, Neighbour
 from tracer.model import (
     COMPARISON,
+    CROSSCHECK_FAILED,
     Cause,
     Confidence,
     Endpoint,
@@ -37,6 +40,8 @@ from tracer.model import (
 from tracer.screen.app import NOTICE_SECONDS
 from tracer.screen.glyphs import Glyphs, glyphs_for
 from tracer.screen.header import header
+from tracer.screen.page import continued
+from tracer.screen.pages import CopyScreen
 from tracer.screen.rows import Rows
 from tracer.screen.view import Group
 from tracer.screen.widgets import Table
@@ -161,6 +166,8 @@ def test_ages_and_countdowns_go_on_without_events() -> None:
         ({"losses": Losses(ring_full=7)}, "lost: 7 ring_full"),
         ({"crosscheck": replace(HEALTH.crosscheck, missed=2)}, "cross-check: 2 missed"),
         ({"crosscheck": replace(HEALTH.crosscheck, sweeps=0)}, "not cross-checked"),
+        ({"lacking": (f"{CROSSCHECK_FAILED}: no rights",)}, "cross-check: failed"),
+        ({"withheld": 300}, "300 withheld, pod not known"),
         ({"kube": KubeHealth(KubeState.OFF)}, "no API server asked"),
         ({"kube": KubeHealth(KubeState.CONNECTING)}, "API connecting"),
         (
@@ -178,14 +185,107 @@ def test_the_header_says_what_the_picture_is_worth(change: dict[str, object], sa
         assert max(line.cell_len for line in lines) <= width
 
 
-def test_attempts_that_found_no_room_are_said() -> None:
-    from tracer.board import BoardLimits
+@pytest.mark.parametrize("width", [80, 120, 200])
+def test_nothing_that_is_wrong_falls_off_the_header(width: int) -> None:
+    node = "ip-10-0-12-34.eu-central-1.compute.internal-1"
+    fake = Fake(
+        limits=BoardLimits(attempts=0),
+        health=replace(
+            HEALTH,
+            losses=Losses(ring_full=1_234, queue_full=22),
+            crosscheck=replace(HEALTH.crosscheck, missed=3, unended=5),
+            kube=KubeHealth(KubeState.DEGRADED, "no route", 1_699_999_400 * 10**9),
+        ),
+    )
+    fake.stuck(1, pod())
+    fake.advance(11_000)
+    lines = header(
+        fake.snapshot(),
+        Rows(),
+        node=node,
+        width=width,
+        glyphs=Glyphs(),
+        recording=f"/root/synsent-events-{node}-20261121-185553.jsonl",
+        note="REPLAY at 2026-11-21 18:55:53, 10x",
+        frozen_seconds=420.0,
+        roomy=False,
+    )
+    text = "\n".join(line.plain for line in lines)
+    said = (
+        node, "FROZEN 7m00s ago", "REPLAY at", "lost: 1234 ring_full, 22 queue_full",
+        "1 found no room since the start", "cross-check: 3 missed, 5 unended", "API degraded",
+        "REC synsent-",
+    )  # fmt: skip
+    places = [text.index(part) for part in said]
+    assert places == sorted(places)
+    assert "/root" not in text
+    assert max(line.cell_len for line in lines) <= width
 
+
+def test_a_share_of_success_is_of_what_ended_and_never_green_while_something_is_stuck() -> None:
+    fake = Fake()
+    fake.stuck(1, pod())
+    fake.advance(1)
+    fake.health = replace(fake.health, rates=Rates(21_311, 20_790))
+    fake.advance(1)
+    said, style = success_said(fake)
+    assert said == "100% of connects that ended succeeded"
+    assert "green" not in style
+    fake.end(1, Outcome.ABORTED)
+    assert success_said(fake) == ("100% of connects succeed", "green")
+
+
+def success_said(fake: Fake) -> tuple[str, str]:
+    """The share as the header says it, and its style."""
+    for line in header(fake.snapshot(), Rows(), node="n", width=160, glyphs=Glyphs()):
+        for span in line.spans:
+            said = line.plain[span.start : span.end]
+            if "% of" in said:
+                return said, str(span.style)
+        if "% of" in line.plain:
+            return line.plain[line.plain.rindex("  ") + 2 :], ""
+    return "", ""
+
+
+def test_polling_is_not_said_to_have_lost_nothing() -> None:
+    for backend, said in ((SourceName.BPF, True), (SourceName.SOCK_DIAG, False)):
+        fake = Fake(health=replace(HEALTH, backend=backend))
+        line = header(fake.snapshot(), Rows(), node="n", width=200, glyphs=Glyphs())[0]
+        assert ("nothing lost" in line.plain) is said
+
+
+def test_an_empty_table_does_not_say_that_nothing_is_stuck_while_something_is() -> None:
+    async def act(stage: Stage) -> None:
+        text = await stage.text()
+        assert "STUCK 1 " in text
+        assert "1 stuck, but not in the picture." in text
+        assert "1 attempts found no room in it" in text
+        assert "Nothing is stuck." not in text
+        stage.fake.end(1, Outcome.ABORTED)
+        assert "Watching. Nothing is stuck." in await stage.tick(100)
+
+    fake = Fake(limits=BoardLimits(attempts=0))
+    fake.stuck(1, pod())
+    on_screen(fake, act, size=(80, 24))
+
+
+def test_what_is_withheld_is_said_where_nothing_is_shown() -> None:
+    async def act(stage: Stage) -> None:
+        text = await stage.text()
+        assert "pod's name or labels are not known: 300." in text
+        assert "own connects, not shown: 7." in text
+        assert "On the whole node: 20,311 connects begun" in text
+        assert "succeed" not in text
+
+    on_screen(Fake(scoped=True, health=replace(HEALTH, withheld=300, own_connects=7)), act)
+
+
+def test_attempts_that_found_no_room_are_said() -> None:
     fake = Fake(limits=BoardLimits(attempts=1))
     fake.stuck(1, pod())
     fake.stuck(2, pod())
     lines = header(fake.snapshot(), Rows(), node="n", width=120, glyphs=Glyphs())
-    assert "1 not in the picture" in lines[0].plain
+    assert "1 found no room since the start" in lines[0].plain
 
 
 # --- keys ----------------------------------------------------------------------------------------
@@ -457,6 +557,41 @@ def test_e_shows_the_events_and_follows_them() -> None:
     on_screen(outage(), act)
 
 
+LACKING = (
+    "kprobe on tcp_connect: the source port is known from the first retransmission on, not before",
+    "probe of drops: kfree_skb_reason is not there, so drops on this node are not seen: word-last",
+    f"{CROSSCHECK_FAILED}: sock_diag: permission denied while the sockets were listed",
+)
+
+
+@pytest.mark.parametrize("height", [24, 16])
+def test_e_tells_in_full_what_the_trace_lacks_however_much_has_happened_since(height: int) -> None:
+    kube = KubeHealth(KubeState.DEGRADED, "no route to the API server", None)
+    losses = Losses(ring_full=7)
+    fake = Fake(
+        limits=BoardLimits(log=50),
+        health=replace(HEALTH, lacking=LACKING, kube=kube, losses=losses, withheld=3),
+    )
+    fake.lifecycle()
+    for number in range(100):
+        fake.stuck(number, pod("s", f"p{number}"))
+
+    async def act(stage: Stage) -> None:
+        text = await stage.press("e")
+        assert "s/p99" in text
+        if height == 16:
+            assert "Home shows what the trace lacks" in text
+            text = await stage.press("home")
+        told = " ".join(text.split())
+        for said in (
+            *LACKING, "names: no route to the API server", "losses: 7 ring_full", "known: 3;",
+            "cross-check: failed",
+        ):  # fmt: skip
+            assert said in told, said
+
+    on_screen(fake, act, size=(80, height))
+
+
 def test_w_writes_a_report_of_what_is_shown() -> None:
     async def act(stage: Stage) -> None:
         assert "report written to ./report" in await stage.press("w")
@@ -488,6 +623,46 @@ def test_y_copies_the_first_command_and_shows_it() -> None:
         await stage.press("escape")
 
     on_screen(outage(), act)
+
+
+LONG = (
+    "nsenter -t 123456 -n timeout 20 tcpdump -nni any -c 20 'tcp and host 10.100.100.100 and "
+    "port 5432 and (tcp[tcpflags] & (tcp-syn|tcp-rst) != 0)'"
+)
+
+
+def words(command: str) -> list[str]:
+    """What a shell makes of it."""
+    script = f"set -- {command}\nprintf '%s\\0' \"$@\""
+    done = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=True)
+    return done.stdout.split("\0")[:-1]
+
+
+@pytest.mark.parametrize(
+    "command", ["a", "printf '%s|' " + "ab\\ c \"d e\" 'f\\' " * 20, "x " * 90 + "y"]
+)
+def test_a_command_in_lines_is_the_same_command_to_a_shell(command: str) -> None:
+    for width in (40, 80):
+        lines = continued(command, width)
+        assert all(cell_len(line) <= width for line in lines)
+        assert words("\n".join(lines)) == words(command)
+
+
+def test_a_command_goes_on_below_outside_of_its_quotes() -> None:
+    assert continued(LONG, 120)[0].endswith("-c 20 \\")
+    assert words("\n".join(continued(LONG, 120))) == words(LONG)
+
+
+def test_y_shows_a_long_command_as_it_can_be_pasted() -> None:
+    async def act(stage: Stage) -> None:
+        stage.app.open(CopyScreen("echo " + "word " * 30 + "end", sent=False))
+        text = await stage.text()
+        shown = text[text.index("echo") : text.index("end") + 3]
+        assert len(shown.splitlines()) == 3
+        assert words(shown) == ["echo", *["word"] * 30, "end"]
+        assert all(line.endswith(" \\") for line in shown.splitlines()[:-1])
+
+    on_screen(Fake(), act, size=(80, 24))
 
 
 def test_y_without_a_row_says_so() -> None:
@@ -671,6 +846,9 @@ def test_the_last_picture_is_kept_where_one_is_asked_for(tmp_path: Path) -> None
     async def act(stage: Stage) -> None:
         stage.app.screenshot = tmp_path / "screen.svg"
         await stage.pilot.press("q")
+        over_at = time.monotonic() + 20
+        while not stage.app.screenshot.exists() and time.monotonic() < over_at:
+            await stage.pilot.pause()
 
     on_screen(outage(), act, size=(140, 40))
     svg = (tmp_path / "screen.svg").read_text()

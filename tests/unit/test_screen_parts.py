@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -20,6 +20,8 @@ from tracer.screen.parts import ScreenParts, watched
 from tracer.screen.report import report_name, write
 from tracer.screen.run import ScreenServices, _InThread
 from tracer.settings import Settings
+from tracer.sinks import recorder as recorder_module
+from tracer.sinks.jsonl import JsonlSink
 from tracer.sinks.recorder import Recorder
 
 REPOSITORY = Path(__file__).parents[2]
@@ -46,24 +48,79 @@ def test_a_recording_begins_with_what_is_stuck_and_ends_when_it_is_told_to(tmp_p
     made.start(str(path))
     assert made.path == str(path)
     assert not path.exists()
-    made.tick()
+    made.tick(HEALTH, 1.0)
     made.write([later])
     made.stop()
-    made.tick()
+    made.tick(HEALTH, 2.0)
     made.write([last])
 
-    assert [event["attempt"]["id"] for event in events(path)] == ["a-0", "a-1"]  # type: ignore[index]
+    begin, *between, end = events(path)
+    assert [event["attempt"]["id"] for event in between] == ["a-0", "a-1"]  # type: ignore[index]
+    assert [begin["event"], end["event"]] == ["tracer.health", "tracer.health"]
+    assert "the recording was stopped here" in str(end["tracer"])
     for event in events(path):
         check_event(event)
-    assert not said
+    assert said == [f"events were recorded to {path}"]
     assert made.dropped == 0
     assert made.path is None
+
+
+def test_what_was_stuck_is_recorded_bit_by_bit_and_before_what_happens_to_it_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+    real = JsonlSink.write
+
+    def write(sink: JsonlSink, reports: Sequence[Report]) -> None:
+        sizes.append(len(reports))
+        real(sink, reports)
+
+    monkeypatch.setattr(JsonlSink, "write", write)
+    monkeypatch.setattr(recorder_module, "_TICK_SECONDS", 0.0)
+    fake = Fake()
+    stuck = [fake.stuck(number, pod()) for number in range(1_000)]
+    made, _ = recorder(lambda: stuck)
+    path = tmp_path / "events.jsonl"
+    made.start(str(path))
+    made.tick(HEALTH, 1.0)
+    told = len(events(path))
+    assert told < 600
+    made.write([fake.retry(999), fake.end(998, Outcome.TIMED_OUT)])
+    made.stop()
+    while made.under_way:
+        made.tick(HEALTH, 2.0)
+
+    assert max(sizes) == 256
+    kinds: dict[str, list[object]] = {}
+    for event in events(path)[1:-1]:
+        kinds.setdefault(event["attempt"]["id"], []).append(event["event"])  # type: ignore[index]
+    assert len(kinds) == 1_000
+    assert kinds["a-999"] == ["attempt.stuck", "attempt.retransmit"]
+    assert kinds["a-998"] == ["attempt.stuck", "attempt.end"]
+    assert kinds["a-997"] == ["attempt.stuck"]
+
+
+def test_the_end_of_the_trace_leaves_nothing_that_was_stuck_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recorder_module, "_TICK_SECONDS", 0.0)
+    fake = Fake()
+    stuck = [fake.stuck(number, pod()) for number in range(1_000)]
+    made, said = recorder(lambda: stuck)
+    path = tmp_path / "events.jsonl"
+    made.start(str(path))
+    made.tick(HEALTH, 1.0)
+    made.lifecycle(Lifecycle(LifecycleKind.STOP, 1, HEALTH, 2.0))
+    made.close()
+    found = [event["event"] for event in events(path)]
+    assert found == ["tracer.health", *["attempt.stuck"] * 1_000, "tracer.stop"]
+    assert said == [f"events were recorded to {path}"]
 
 
 def test_a_recording_that_cannot_be_made_is_said_and_nothing_else_happens(tmp_path: Path) -> None:
     made, said = recorder()
     made.start(str(tmp_path / "no" / "such" / "folder"))
-    made.tick()
+    made.tick(HEALTH, 1.0)
     made.write([Fake().stuck(1, pod())])
 
     assert made.path is None
@@ -78,7 +135,7 @@ def test_news_of_the_tracer_is_recorded_too_and_closing_ends_it(tmp_path: Path) 
     made.close()
     made.lifecycle(Lifecycle(LifecycleKind.STOP, 1, HEALTH, 1.0))
 
-    assert [event["event"] for event in events(tmp_path / "e")] == ["tracer.health"]
+    assert [event["event"] for event in events(tmp_path / "e")] == ["tracer.health"] * 2
 
 
 # --- reports -------------------------------------------------------------------------------------
@@ -146,6 +203,30 @@ def test_r_and_w_write_where_one_is(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert len(said) == 2
 
 
+def test_r_and_w_write_elsewhere_where_the_working_directory_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone, elsewhere = tmp_path / "gone", tmp_path / "elsewhere"
+    for folder in (gone, elsewhere):
+        folder.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(elsewhere))
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    asked, _ = services(recorder()[0])
+    assert asked.toggle_recording().startswith(f"recording to {elsewhere}")
+    assert asked.write_report(outage().snapshot()).startswith(f"report written to {elsewhere}")
+
+
+def test_r_says_where_there_is_no_folder_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none() -> Path:
+        raise FileNotFoundError(2, "No usable temporary directory")
+
+    monkeypatch.setattr("tracer.screen.run.writable_folder", none)
+    made, _ = recorder()
+    assert "no folder to record to" in services(made)[0].toggle_recording()
+    assert made.path is None
+
+
 def test_r_says_that_jsonl_records_everything_anyway() -> None:
     made, _ = recorder()
     asked, _ = services(made, "all.jsonl")
@@ -204,6 +285,23 @@ def test_what_was_on_the_screen_is_summed_up_where_it_was(
     assert "52.94.10.112:443 (external)" in out
     assert "\x1b" not in out
     assert said == ["the disk is full"]
+
+
+@pytest.mark.parametrize(
+    ("scope", "known"),
+    [
+        ({}, True),
+        ({"pods": (("a", "b"),)}, False),
+        ({"namespaces": ("x",)}, False),
+        ({"selector": "app=y"}, False),
+    ],
+)
+def test_connects_of_the_node_make_no_share_for_a_scope(
+    scope: dict[str, object], known: bool
+) -> None:
+    parts = ScreenParts(settings(**scope), {})
+    parts.pulse(HEALTH, 1.0)
+    assert (parts._board.snapshot().totals.success is not None) is known
 
 
 def test_what_is_watched_is_said() -> None:

@@ -157,6 +157,20 @@ def test_a_row_in_which_all_has_ended_stays_until_the_picture_lets_it_go() -> No
     assert count(rows) == 0
 
 
+def test_evidence_that_comes_late_makes_no_end_younger() -> None:
+    fake = Fake()
+    fake.stuck(1, pod())
+    fake.end(1, Outcome.TIMED_OUT)
+    ended_ns = fake.now_ns
+    fake.advance(25)
+    fake.why(1, verdict())
+    rows = Rows()
+    rows.update(fake.snapshot())
+    (row,) = rows.rows
+    assert row.ended_ns == ended_ns
+    assert row.verdict == verdict()
+
+
 def test_what_changed_is_marked_with_when() -> None:
     fake = Fake()
     rows = Rows()

@@ -9,6 +9,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from xml.etree import ElementTree as ET
 
 import pytest
 from hypothesis import given, settings
@@ -36,6 +37,7 @@ from tracer.model import (
 )
 from tracer.screen.detail import detail
 from tracer.screen.events import line as event_line
+from tracer.screen.events import state
 from tracer.screen.glyphs import Glyphs
 from tracer.screen.header import header
 from tracer.screen.next_steps import in_brief
@@ -64,6 +66,7 @@ NASTY = (
     "\ud800",
     "\x00\x7f\x9b31m",
     "x" * 300,
+    "<script>alert(\"1\" & '2')</script>]]>",
 )
 
 
@@ -96,6 +99,7 @@ def every_line(fake: Fake, width: int, glyphs: Glyphs) -> Iterator[tuple[str, in
             lines += detail(row, snapshot, node="n", width=width, glyphs=glyphs)
             lines += in_brief(row, node="n", width=width, lines=4, glyphs=glyphs)
         lines += [event_line(event, width, glyphs) for event in snapshot.log]
+        lines += state(fake.health, width, glyphs)
         for line in lines:
             yield line.plain, line.cell_len
 
@@ -189,6 +193,13 @@ def test_nasty_names_are_harmless_in_every_other_output(
     assert main(["replay", str(recording), "--speed", "10000", "--screenshot", str(svg)]) == 0
     harmless("".join(capfd.readouterr()))
     harmless(svg.read_text())
+    picture = ET.fromstring(svg.read_text())  # noqa: S314 - of our own making
+    elements = list(picture.iter())
+    drawn = {element.tag.rpartition("}")[2] for element in elements}
+    assert drawn <= {"svg", "style", "defs", "clipPath", "rect", "g", "text", "circle"}
+    if text.startswith("<script>"):
+        shown = "".join(element.text or "" for element in elements).replace("\xa0", " ")
+        assert text in shown
     # The report that w writes, and what check makes of it.
     folder = write(fake.snapshot(), node=text, watched=text, folder=tmp_path)
     for file in folder.iterdir():

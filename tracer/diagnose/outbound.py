@@ -250,10 +250,10 @@ def no_route(facts: Facts) -> Verdict | None:
 
 def _of_routing(received: IcmpError) -> bool:
     """Whether the kernel sends this for a route that refuses (ip_error(), ip6_pkt_drop())."""
-    return (received.family, received.kind, received.code) in _SENT_BY_ROUTING
+    return (received.family, received.kind, received.code) in SENT_BY_ROUTING
 
 
-_SENT_BY_ROUTING: Final = frozenset(
+SENT_BY_ROUTING: Final = frozenset(
     {(4, 3, 0), (4, 3, 1), (4, 3, 13), (6, 1, 0), (6, 1, 1), (6, 1, 3)}
 )
 _SENT_BY_NEIGHBOURS: Final = frozenset({(4, 3, 1), (6, 1, 3)})

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
 
+from tracer.diagnose.outbound import SENT_BY_ROUTING
 from tracer.diagnose.rules import judge
 from tracer.diagnose.sight import weaker
 from tracer.diagnose.wording import of_attempt
@@ -78,7 +79,7 @@ class Judging:
             report,
             host_netns=self._host_netns,
             place=place or _NOWHERE,
-            seen=case.seen,
+            seen=case.seen if place is not None else _without_own_errors(case.seen),
             nat=self.nat_of(report),
             peers=self.compared.peers(report),
             told=told,
@@ -123,6 +124,12 @@ class Judging:
         if len(self._shared) > MAX_SHARED:
             self._shared.popitem(last=False)
         return verdict
+
+
+def _without_own_errors(seen: Seen) -> Seen:
+    """Of an ICMP error that this node's own routing may have sent, its routes tell first."""
+    own = any((one.family, one.kind, one.code) in SENT_BY_ROUTING for one in seen.icmp or ())
+    return replace(seen, icmp=None) if own else seen
 
 
 def _of_its_own(verdict: Verdict, report: Report) -> Verdict:

@@ -1,4 +1,4 @@
-"""The log of events as lines, the newest last."""
+"""The log of events as lines, the newest last, and the state of the tracer above it."""
 
 from __future__ import annotations
 
@@ -8,8 +8,17 @@ from typing import Final
 
 from rich.text import Text
 
-from tracer.model import NANOSECONDS, ChangeKind, Lifecycle, LifecycleKind, Outcome, Report
+from tracer.model import (
+    NANOSECONDS,
+    ChangeKind,
+    Health,
+    Lifecycle,
+    LifecycleKind,
+    Outcome,
+    Report,
+)
 from tracer.screen.glyphs import Glyphs
+from tracer.screen.page import Page
 from tracer.screen.words import whose
 from tracer.sinks.wording import because, duration, endpoint, errors, names, process_name, totals
 from tracer.snapshot import Notice
@@ -52,6 +61,17 @@ def line(event: Report | Lifecycle | Notice, width: int, glyphs: Glyphs) -> Text
         )
     text = glyphs.fit(glyphs.clean(said), max(1, width - 19))
     return Text.assemble((f"{at} ", "dim"), (f"{word:<5} ", style), text, no_wrap=True, end="")
+
+
+def state(health: Health, width: int, glyphs: Glyphs) -> list[Text]:
+    """What the trace lacks now, where names come from, and every count, in full."""
+    page = Page(width, glyphs)
+    for text in health.lacking:
+        page.add(f"! {text}", "yellow")
+    if said := names(health.kube):
+        page.add(f"! {said}", "yellow")
+    page.add(f"{totals(health)}.")
+    return page.lines
 
 
 def _said(report: Report) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import PurePath
+from typing import Final
 
 from rich.cells import cell_len
 from rich.text import Text
@@ -13,14 +15,21 @@ from tracer.screen.glyphs import Glyphs
 from tracer.screen.rows import Rows
 from tracer.screen.view import Scopes
 from tracer.screen.words import ends
-from tracer.sinks.wording import date_and_time, disagreements, losses, span
+from tracer.sinks.wording import crosscheck_failed, date_and_time, disagreements, losses, span
 from tracer.snapshot import Snapshot, Totals
 
 Part = tuple[str, str]
 """Text and its style."""
 
+_WEIGHTS: Final = {"bold red": 0, "bold yellow": 1, "yellow": 2}
+"""Styles of what is wrong, the worst first."""
 
-def flow(parts: Sequence[Part], width: int, glyphs: Glyphs, most: int) -> list[Text]:
+_CALM_LINES: Final = 3
+_LEAST_FILE: Final = 24
+"""Lines that what is in order may reach to, and cells that the name of a file is left with."""
+
+
+def flow(parts: Sequence[Part], width: int, glyphs: Glyphs, most: int | None = None) -> list[Text]:
     """Parts side by side, on as many lines as they need; none is broken unless it is too long."""
     lines: list[Text] = []
     line = Text(no_wrap=True, end="")
@@ -54,6 +63,8 @@ def header(
     health = snapshot.health
     up = snapshot.uptime_seconds
     first: list[Part] = [(f"synsent-trace {__version__}", "bold"), (node, "bold")]
+    if frozen_seconds is not None:
+        first.append((f"FROZEN {span(frozen_seconds)} ago, space goes on", "bold reverse"))
     if note is not None:
         first.append((note, "bold reverse"))
     if health is None:
@@ -61,35 +72,53 @@ def header(
             *flow([*first, ("starting", "")], width, glyphs, 2),
             *_sums(snapshot, width, glyphs),
         ]
-    first.append((f"up {span(up)}", ""))
-    first += _state(health, snapshot)
+    state = sorted(_state(health, snapshot), key=_weight)
+    first += [part for part in state if part[1] in _WEIGHTS]
     if recording is not None:
-        first.append((f"REC {recording}", "bold red"))
-    if frozen_seconds is not None:
-        first.append((f"FROZEN {span(frozen_seconds)} ago, space goes on", "bold reverse"))
-    lines = flow(first, width, glyphs, 3)
+        name = PurePath(recording).name or recording
+        room = max(_LEAST_FILE, width // 2 - len("REC "))
+        first.append((f"REC {glyphs.squeeze(name, room)}", "bold red"))
+    # What is wrong is never cut, whatever the names need; what is in order may be.
+    most = max(_CALM_LINES, len(flow(first, width, glyphs)))
+    first.append((f"up {span(up)}", ""))
+    first += [part for part in state if part[1] not in _WEIGHTS]
+    lines = flow(first, width, glyphs, most)
     lines += _sums(snapshot, width, glyphs)
     lines += _troubles(health, width, glyphs, 2 if roomy else 1)
     return [*lines, _view(rows, width, glyphs)]
 
 
+def _weight(part: Part) -> int:
+    return _WEIGHTS.get(part[1], len(_WEIGHTS))
+
+
 def _state(health: Health, snapshot: Snapshot) -> list[Part]:
+    if not health.recorded:
+        return [("state of the trace not recorded", "yellow")]
     parts: list[Part] = []
     if health.backend is SourceName.BPF:
         parts.append(("BPF ok", "green"))
         found = disagreements(health.crosscheck)
-        if not health.crosscheck.sweeps:
+        if crosscheck_failed(health):
+            found = f"{found}, then failed" if found else "failed"
+            parts.append((f"cross-check: {found}", "bold yellow"))
+        elif not health.crosscheck.sweeps:
             parts.append(("not cross-checked", "dim"))
         elif found:
             parts.append((f"cross-check: {found}", "bold yellow"))
         else:
             parts.append((f"cross-check agrees ({health.crosscheck.sweeps})", "green"))
     else:
-        parts.append((f"polling {health.backend}", "yellow"))
+        parts.append((f"polling {health.backend}, which misses what is short", "yellow"))
     lost = losses(health.losses)
-    parts.append((f"lost: {lost}", "bold red") if lost else ("nothing lost", "green"))
+    if lost:
+        parts.append((f"lost: {lost}", "bold red"))
+    elif health.backend is SourceName.BPF:
+        parts.append(("nothing lost", "green"))
     if snapshot.totals.unheld:
-        parts.append((f"{snapshot.totals.unheld} not in the picture", "bold red"))
+        parts.append((f"{snapshot.totals.unheld} found no room since the start", "bold red"))
+    if health.withheld:
+        parts.append((f"{health.withheld} withheld, pod not known", "yellow"))
     kube = health.kube
     if kube.state is KubeState.OFF:
         parts.append(("no API server asked", "dim"))
@@ -113,10 +142,17 @@ def _sums(snapshot: Snapshot, width: int, glyphs: Glyphs) -> list[Text]:
     parts = [now, (f"peak {totals.peak}", ""), (f"{totals.new_per_minute} new in 1 min", "")]
     ended = ends(totals.outcomes, short_words=False)
     parts.append((f"ended: {ended}" if ended else "none ended", ""))
-    if totals.success is not None:
-        style = "green" if totals.success >= 0.99 else "bold yellow"
-        parts.append((f"{_percent(totals.success)} of connects succeed", style))
+    known = snapshot.health is not None and snapshot.health.recorded
+    if totals.success is not None and known:
+        parts.append(_success(totals.success, bool(totals.stuck_now)))
     return [*flow(parts, width, glyphs, 2), _spark(totals, width, glyphs)]
+
+
+def _success(share: float, stuck: bool) -> Part:
+    """Of what ended alone: nothing to be calm about while something is stuck."""
+    calm = "" if stuck else "green"
+    whose = "connects that ended succeeded" if stuck else "connects succeed"
+    return f"{_percent(share)} of {whose}", calm if share >= 0.99 else "bold yellow"
 
 
 def _percent(share: float) -> str:

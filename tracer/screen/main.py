@@ -264,8 +264,11 @@ def _nothing(app: TraceApp, snapshot: Snapshot, width: int) -> list[Text]:
     if view.query.text or view.scopes is not Scopes.ALL:
         page.add("Nothing that is shown matches.", "bold")
         page.add("Esc takes the filter away, t shows all destinations.")
-    elif totals.stuck_now and not snapshot.totals.unheld:
-        page.add("Stuck attempts are not in the picture yet.", "bold")
+    elif totals.stuck_now:
+        yet = "" if totals.unheld else " yet"
+        page.add(f"{totals.stuck_now:,} stuck, but not in the picture{yet}.", "bold red")
+        if totals.unheld:
+            page.add(f"{totals.unheld:,} attempts found no room in it since the start.", "bold red")
     else:
         page.add("Watching. Nothing is stuck.", "bold green")
     page.add(f"Watched: {app.watched}.")
@@ -273,7 +276,9 @@ def _nothing(app: TraceApp, snapshot: Snapshot, width: int) -> list[Text]:
         rates = health.rates
         if rates.started is not None:
             at_once = "?" if rates.established is None else f"{rates.established:,}"
-            page.add(f"{rates.started:,} connects begun, {at_once} established at once.")
+            begun = f"{rates.started:,} connects begun"
+            where = "On the whole node: " if totals.scoped else ""
+            page.add(f"{where}{begun}, {at_once} established at once.")
         else:
             page.add("Connects that succeed at once are not counted by polling.", "dim")
         if totals.became_stuck:
@@ -284,4 +289,11 @@ def _nothing(app: TraceApp, snapshot: Snapshot, width: int) -> list[Text]:
         ended = ends(totals.outcomes, short_words=False)
         if ended:
             page.add(f"Ended: {ended}.")
+        if health.withheld:
+            page.add(
+                f"Not shown, since their pod's name or labels are not known: {health.withheld:,}.",
+                "yellow",
+            )
+        if health.own_connects:
+            page.add(f"The tracer's own connects, not shown: {health.own_connects:,}.", "dim")
     return page.lines

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from rich.cells import cell_len, chop_cells
 from rich.text import Text
 
@@ -57,3 +59,44 @@ def wrapped(text: str, width: int, hang: int = 2) -> list[str]:
             line = "".join(rest)
     lines.append(line)
     return lines
+
+
+def continued(command: str, width: int) -> list[str]:
+    r"""A shell command in lines that a shell takes as the same command.
+
+    It goes on behind ` \` at spaces outside of quotes alone. What has none for longer than a line
+    is broken where the line ends, which only the eye can mend.
+    """
+    lines: list[str] = []
+    line = ""
+    for word in _shell_words(command):
+        if line and cell_len(line) + 1 + cell_len(word) + len(_GOES_ON) > width:
+            lines.append(line + _GOES_ON)
+            line = word
+        else:
+            line = f"{line} {word}" if line else word
+    lines.append(line)
+    return [piece for line in lines for piece in chop_cells(line, width)] or [""]
+
+
+_GOES_ON: Final = " \\"
+
+
+def _shell_words(command: str) -> list[str]:
+    """The command at its spaces outside of quotes."""
+    words = [""]
+    quote, escaped = "", False
+    for char in command:
+        if char == " " and not quote and not escaped:
+            words.append("")
+            continue
+        words[-1] += char
+        if escaped:
+            escaped = False
+        elif char == "\\" and quote != "'":
+            escaped = True
+        elif quote:
+            quote = "" if char == quote else quote
+        elif char in "'\"":
+            quote = char
+    return words

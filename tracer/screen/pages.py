@@ -13,7 +13,8 @@ from textual.screen import Screen
 from tracer.screen import help as help_page
 from tracer.screen.detail import detail
 from tracer.screen.events import line as event_line
-from tracer.screen.page import Page
+from tracer.screen.events import state as state_lines
+from tracer.screen.page import Page, continued
 from tracer.screen.rows import Row
 from tracer.screen.widgets import Block, Lines
 
@@ -51,11 +52,15 @@ class PageScreen(Screen[None]):
 
     def redraw(self) -> None:
         width = self.app.size.width
-        glyphs = self.trace.glyphs
-        title = glyphs.fit(f" {glyphs.clean(self._title)}", width)
-        self.query_one("#page-title", Block).show([Text(title, "bold reverse", end="")])
+        self.query_one("#page-title", Block).show(self.head(width))
         self.query_one("#page", Lines).show(self.content(width))
         self.query_one("#page-foot", Block).show([self.trace.foot(self.hint)])
+
+    def head(self, width: int) -> Sequence[Text]:
+        """What stays above the page."""
+        glyphs = self.trace.glyphs
+        title = glyphs.fit(f" {glyphs.clean(self._title)}", width)
+        return [Text(title, "bold reverse", end="")]
 
     def content(self, width: int) -> Sequence[Text]:  # noqa: ARG002 - of those who override it
         return ()
@@ -80,7 +85,7 @@ class HelpScreen(PageScreen):
 
 
 class CopyScreen(PageScreen):
-    """What was copied, whole, so that it can be marked with the mouse too."""
+    """What was copied, whole, and as a shell takes it from where it was marked with the mouse."""
 
     def __init__(self, command: str, *, sent: bool) -> None:
         super().__init__("copied" if sent else "to copy")
@@ -88,7 +93,8 @@ class CopyScreen(PageScreen):
 
     def content(self, width: int) -> Sequence[Text]:
         page = Page(width, self.trace.glyphs)
-        page.add(self._command, "bold")
+        for line in continued(self.trace.glyphs.clean(self._command), width):
+            page.line(Text(line, "bold", no_wrap=True, end=""))
         page.add("")
         if self._sent:
             page.add(
@@ -127,7 +133,10 @@ class DetailScreen(PageScreen):
 
 
 class EventsScreen(PageScreen):
-    """The log; it follows what comes for as long as its end is in sight."""
+    """The log; it follows what comes for as long as its end is in sight.
+
+    Above it stands what the trace lacks now: of that, the log may hold nothing any more.
+    """
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("e", "leave", show=False)]
 
@@ -136,6 +145,21 @@ class EventsScreen(PageScreen):
         self._entries: tuple[object, ...] | None = None
         self._drawn: dict[int, Text] = {}
         self._width = 0
+
+    def head(self, width: int) -> Sequence[Text]:
+        state = self._state(width)
+        if self._fits(state):
+            return [*super().head(width), *state]
+        where = Text("! Home shows what the trace lacks", "yellow", no_wrap=True, end="")
+        return [*super().head(width), where]
+
+    def _state(self, width: int) -> list[Text]:
+        health = self.trace.shown.health if self.trace.shown is not None else None
+        return [] if health is None else state_lines(health, width, self.trace.glyphs)
+
+    def _fits(self, state: Sequence[Text]) -> bool:
+        """Whether it leaves the log half of the screen; else it is the log's beginning."""
+        return len(state) <= self.app.size.height // 2
 
     def redraw(self) -> None:
         lines = self.query_one("#page", Lines)
@@ -157,4 +181,6 @@ class EventsScreen(PageScreen):
             for event in snapshot.log
         }
         self._entries = snapshot.log
-        return [self._drawn[id(event)] for event in snapshot.log]
+        log = [self._drawn[id(event)] for event in snapshot.log]
+        state = self._state(width)
+        return log if self._fits(state) else [*state, *log]

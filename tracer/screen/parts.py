@@ -44,24 +44,29 @@ class ScreenParts:
         self._past = past
         self._settings, self._environment = settings, environment
         self._color = not headless and not environment.get("NO_COLOR")
+        scoped = bool(settings.pods or settings.namespaces or settings.selector is not None)
         if past is None:
-            self._board = Board(keep=settings.keep)
+            self._board = Board(keep=settings.keep, scoped=scoped)
         else:
-            self._board = Board(keep=settings.keep, clock=past.now, wall=past.now)
+            self._board = Board(keep=settings.keep, scoped=scoped, clock=past.now, wall=past.now)
         self._notices: list[str] = []
         self._sums = _Sums()
         self._recorder = Recorder(node=settings.node_name, before=self._stuck, notify=self.notify)
         self.sinks: tuple[Sink, ...] = (self._board, self._recorder, self._sums)
 
+    def log(self, sentence: str) -> None:
+        """Says something among the events on the screen."""
+        self._board.notice(sentence)
+
     def notify(self, sentence: str) -> None:
         """Says something on the screen, and again once it is gone."""
-        self._board.notice(sentence)
+        self.log(sentence)
         if len(self._notices) < 100:
             self._notices.append(sentence)
 
     def pulse(self, health: Health, uptime_seconds: float) -> None:
         self._board.pulse(health, uptime_seconds)
-        self._recorder.tick()
+        self._recorder.tick(health, uptime_seconds)
 
     def run(self, session: Tracing) -> None:
         """Traces below the screen. Raises what ended either of them."""
@@ -75,6 +80,7 @@ class ScreenParts:
             node=settings.node_name,
             watched=watched(settings),
             recording=settings.jsonl,
+            notice=self.notify,
             environment=self._environment,
             ascii_only=settings.ascii,
             headless=self._headless,
@@ -128,6 +134,7 @@ class _Sums:
         return (
             f"-- stopped {date_and_time(stop.wall_ns)} after {span(stop.uptime_seconds)}",
             *(f"-- lacking: {safe(text)}" for text in health.lacking),
+            *([f"-- {safe(stop.message)}"] if stop.message else []),
             f"-- still stuck {health.stuck_now}, {totals(health)}",
             *(f"-- {line}".rstrip() for line in self._summary.table(color)),
         )

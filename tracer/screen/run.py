@@ -77,7 +77,10 @@ class ScreenServices:
             self._recorder.stop()
             return f"recorded to {path}"
         name = report_name(self._node, time.time_ns(), "events")
-        path = str(writable_folder() / f"{name}.jsonl")
+        try:
+            path = str(writable_folder() / f"{name}.jsonl")
+        except OSError as error:
+            return f"there is no folder to record to: {error.strerror or error}"
         self._recorder.start(path)
         return f"recording to {path}; r stops it"
 
@@ -111,9 +114,12 @@ class ScreenServices:
 
 
 def writable_folder() -> Path:
-    """Where files go: here, else where temporary ones do."""
-    here = Path.cwd()
-    return here if os.access(here, os.W_OK) else Path(tempfile.gettempdir())
+    """Where files go: here, else where temporary ones do. Raises OSError where there is none."""
+    with suppress(OSError):  # the working directory has been removed
+        here = Path.cwd()
+        if os.access(here, os.W_OK):
+            return here
+    return Path(tempfile.gettempdir())
 
 
 def run(
@@ -124,13 +130,17 @@ def run(
     node: str,
     watched: str,
     recording: str | None,
+    notice: Callable[[str], None],
     environment: Mapping[str, str],
     ascii_only: bool = False,
     headless: bool = False,
     screenshot: Path | None = None,
     note: Callable[[], str] | None = None,
 ) -> None:
-    """Traces until the session ends, or the screen is left. Raises what either of them raised."""
+    """Traces until the session ends, or the screen is left. Raises what either of them raised.
+
+    `notice` gets sentences for people: for the log of events, and for the end.
+    """
     tracing = _InThread(session)
     tracing.start()  # the screen takes a quarter of a second to load: the trace runs meanwhile
     failure: Exception | None = None
@@ -143,6 +153,7 @@ def run(
             node=node,
             watched=watched,
             recording=recording,
+            notice=notice,
             environment=environment,
             ascii_only=ascii_only,
             headless=headless,
@@ -171,6 +182,7 @@ def _show(
     node: str,
     watched: str,
     recording: str | None,
+    notice: Callable[[str], None],
     environment: Mapping[str, str],
     ascii_only: bool,
     headless: bool,
@@ -201,7 +213,7 @@ def _show(
             gone=gone,
             stalled=lambda: terminal.stalled,
             copies=not plain,
-            notice=board.notice,
+            notice=notice,
             note=note,
         ),
         node=node,

@@ -33,12 +33,9 @@ class Terminal(TextIOBase):
     """Standard output as a stream that can be given up, and that never raises."""
 
     def __init__(self, fd: int) -> None:
-        self._fd = fd
-        self._opened = False
-        with suppress(OSError):
-            # An open file of its own: the flags of the shared one stay as they are.
-            self._fd = os.open(os.ttyname(fd), os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY)
-            self._opened = True
+        own = _opened_anew(fd)
+        self._fd = fd if own is None else own
+        self._opened = own is not None
         self._held: list[str] = []
         self._abandoned = threading.Event()
         self.gone = False
@@ -61,16 +58,25 @@ class Terminal(TextIOBase):
         view = memoryview(data)
         while view and not self._abandoned.is_set() and not self.gone:
             try:
-                view = view[os.write(self._fd, view) :]
+                if not self._opened and not self._room(_WAIT_SECONDS):
+                    continue
+                view = view[os.write(self._fd, view if self._opened else view[:1]) :]
             except BlockingIOError:
-                _, room, _ = select.select([], [self._fd], [], _WAIT_SECONDS)
-                self.stalled = not room
+                self._room(_WAIT_SECONDS)
             except InterruptedError:
                 continue
             except OSError as error:
                 self.gone = error.errno in {errno.EIO, errno.EPIPE, errno.EBADF}
                 break
         self.stalled = False
+
+    def _room(self, seconds: float) -> bool:
+        """Whether something can be written within `seconds`. A file that is shared blocks for what
+        is more than there is room for, and a terminal only tells that there is room for a byte.
+        """
+        _, room, _ = select.select([], [self._fd], [], seconds)
+        self.stalled = not room
+        return bool(room)
 
     def abandon(self) -> None:
         """Gives up what the terminal has not taken, and leaves it as well as that can be done."""
@@ -80,13 +86,34 @@ class Terminal(TextIOBase):
         with suppress(OSError, termios.error):
             termios.tcflush(self._fd, termios.TCOFLUSH)
         with suppress(OSError):
-            os.write(self._fd, LEAVE.encode())
+            data = LEAVE.encode()
+            if self._opened:
+                os.write(self._fd, data)
+                return
+            for index in range(len(data)):
+                if not self._room(0):
+                    return
+                os.write(self._fd, data[index : index + 1])
 
     def release(self) -> None:
         if self._opened:
             self._opened = False
             with suppress(OSError):
                 os.close(self._fd)
+
+
+def _opened_anew(fd: int) -> int | None:
+    """The terminal as an open file of its own, which does not block: the flags of the shared one
+    stay as they are. None where that cannot be had.
+
+    In another mount namespace (nsenter, chroot) the terminal may have no name, or another's.
+    """
+    flags = os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+    with suppress(OSError):
+        return os.open(f"/proc/self/fd/{fd}", flags)
+    with suppress(OSError):
+        return os.open(os.ttyname(fd), flags)
+    return None
 
 
 def driver_for(terminal: Terminal, *, plain: bool) -> type[LinuxDriver]:

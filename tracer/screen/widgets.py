@@ -161,8 +161,8 @@ class Table(Lines):
         self._remember()
 
     def _remember(self) -> None:
+        """The row is what the cursor stays with, even at the top of a list nobody has moved in."""
         row = self.row
-        # At the top of a list that nobody has moved in, the top is meant, not what stands there.
         self.cursor_key = None if row is None else row.key
 
     def line_at(self, index: int) -> Text | None:

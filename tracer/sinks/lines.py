@@ -85,6 +85,7 @@ class LinesSink:
     color   colours in ANSI's 16, which every terminal has; without, no control sequence is written
     notify  gets a sentence about a stream that cannot be written, once; called from the thread
     wall    nanoseconds since the epoch: of a recording, that of its own time
+    waits   whether a slow reader is waited for, as a recording can, rather than lines dropped
 
     Lines for which the queue has no room are counted in `dropped`, and the gap is marked where it
     is in the output. No method raises for what happens to the stream.
@@ -100,6 +101,7 @@ class LinesSink:
         color: bool,
         notify: Callable[[str], None] = lambda _sentence: None,
         wall: Callable[[], int] = time.time_ns,
+        waits: Callable[[], bool] = lambda: False,
     ) -> None:
         self._node = safe(node)
         self._wall = wall
@@ -113,7 +115,7 @@ class LinesSink:
         self._told_names = ""
         self._told = Told(_TOLD_SECONDS, _MAX_TOLD)
         self._summed_at = 0.0
-        self._writer = Writer(stream, notify)
+        self._writer = Writer(stream, notify, waits)
 
     @property
     def dropped(self) -> int:
@@ -161,7 +163,7 @@ class LinesSink:
             self._writer.put([*self._clock.new_day(wall_ns), self._sums(health, wall_ns)])
 
     def close(self) -> None:
-        """Waits up to CLOSE_SECONDS for the stream to take what is queued."""
+        """Waits up to CLOSE_SECONDS for the stream to take what is queued, or while `waits`."""
         self._writer.close(CLOSE_SECONDS)
 
     def _count(self, report: Report) -> None:

@@ -10,6 +10,7 @@ from dataclasses import fields
 from math import isfinite
 
 from tracer.model import (
+    CROSSCHECK_FAILED,
     NANOSECONDS,
     Attempt,
     Cause,
@@ -204,6 +205,11 @@ def names(kube: KubeHealth) -> str:
 
 def totals(health: Health) -> str:
     """What happened since the start; losses and disagreements are calm only when there are none."""
+    if not health.recorded:
+        return (
+            f"became stuck {health.became_stuck}, ended: {outcomes(health.outcomes)};"
+            " the state of the trace is not recorded"
+        )
     rates = health.rates
     connects = (
         f"connects {known(rates.started)} begun, {known(rates.established)} established at once"
@@ -225,6 +231,11 @@ def _not_shown(health: Health) -> str:
     return withheld + own
 
 
+def crosscheck_failed(health: Health) -> bool:
+    """Whether the cross-check has stopped: what it found before says nothing of the present."""
+    return any(text.startswith(CROSSCHECK_FAILED) for text in health.lacking)
+
+
 def _crosscheck(health: Health) -> str:
     """What polling found beside the stream; nothing where polling is all there is."""
     if health.backend is not SourceName.BPF:
@@ -232,6 +243,8 @@ def _crosscheck(health: Health) -> str:
     if not health.crosscheck.sweeps:
         return " no cross-check;"
     found = disagreements(health.crosscheck)
+    if crosscheck_failed(health):
+        found = f"{found}, then failed" if found else "failed"
     return f" cross-check: {found};" if found else " cross-check agrees;"
 
 

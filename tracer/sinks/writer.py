@@ -15,6 +15,8 @@ QUEUE_LINES = 10_000
 """Lines that may wait for a slow terminal: one for each attempt of a black hole, some 2 MB."""
 
 _CHUNK_LINES = 256
+_ASK_SECONDS = 0.05
+"""Between questions whether it is still to be waited for."""
 
 _Item = str | int
 """A line, or the number of lines that are missing here."""
@@ -28,7 +30,17 @@ class Writer:
     error at exit; and a buffer that a broken pipe left full complains there once more.
     """
 
-    def __init__(self, stream: TextIO, notify: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        stream: TextIO,
+        notify: Callable[[str], None],
+        waits: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """While `waits`, nothing is dropped for want of room: whoever writes waits for the reader.
+
+        It is for what can wait, such as a file; it is asked from any thread.
+        """
+        self._waits = waits
         self.dropped = 0
         self.finished = False
         self._stream = stream
@@ -53,15 +65,23 @@ class Writer:
             if self.finished or self._closing:
                 self.dropped += len(lines)
                 return
+            if not whatever_the_queue:
+                self._wait_for_room(len(lines))
             room = QUEUE_LINES - len(self._lines)
             taken = lines if whatever_the_queue else lines[: max(0, room)]
             if taken:
                 self._mark_gap()
                 self._lines.extend(taken)
-                self._changed.notify()
+                self._changed.notify_all()
             missing = len(lines) - len(taken)
             self._gap += missing
             self.dropped += missing
+
+    def _wait_for_room(self, count: int) -> None:
+        """With the lock, until there is room or nothing else to wait for."""
+        room = max(0, QUEUE_LINES - count)
+        while not self.finished and len(self._lines) > room and self._waits():
+            self._changed.wait(_ASK_SECONDS)
 
     def reader_gone(self) -> bool:
         """Whether nobody reads any more, told by the descriptor where nothing is written."""
@@ -74,10 +94,12 @@ class Writer:
         return self.finished
 
     def close(self, seconds: float) -> None:
-        """Lets the thread write what is queued, for at most `seconds`."""
+        """Lets the thread write what is queued, for at most `seconds` once nobody waits."""
         with self._changed:
             self._closing = True
-            self._changed.notify()
+            self._changed.notify_all()
+        while self._thread.is_alive() and not self.finished and self._waits():
+            self._thread.join(_ASK_SECONDS)
         self._thread.join(seconds)
         with self._changed:
             if self._thread.is_alive() and not self._given_up:
@@ -107,6 +129,7 @@ class Writer:
                 self._mark_gap()
             count = min(len(self._lines), _CHUNK_LINES)
             self._being_written = [self._lines.popleft() for _ in range(count)]
+            self._changed.notify_all()
             return self._being_written
 
     def _mark_gap(self) -> None:

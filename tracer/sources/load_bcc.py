@@ -6,11 +6,13 @@ interpreter's own path too; it is plain Python over ctypes and runs anywhere.
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import errno
 import importlib.util
 import os
 import sys
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -27,6 +29,12 @@ _BCC_PLACES: Final = (
     "/usr/local/lib/python3*/dist-packages",
     "/usr/local/lib/python3*/site-packages",
 )
+
+compiling: Final = threading.Lock()
+"""Held by whoever compiles. At exit LLVM's data goes before the threads do: one that still compiles
+would crash the process. So its end waits for the compiler, and from then on nobody begins.
+"""
+atexit.register(compiling.acquire)
 
 
 def require_rights() -> None:
@@ -54,7 +62,7 @@ def compile_program(module: Any, main: str, macros: Mapping[str, int | None], hi
     flags = [f"-I{folder}", *program.define(macros)]
     messages: list[str] = []
     try:
-        with stderr.captured() as messages:
+        with compiling, stderr.captured() as messages:
             return module.BPF(text=program.source_text(folder, main).encode(), cflags=flags)
     except Exception as error:  # noqa: BLE001  bcc raises bare Exception
         errors = [line for line in messages if "error:" in line]
