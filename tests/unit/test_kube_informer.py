@@ -641,7 +641,7 @@ def test_pods_are_as_true_as_their_own_watch(api: KubeApi, tmp_path: Path) -> No
         rest = {"pods", "endpointslices", "nodes"}
         watched.wait(lambda: rest <= {each.resource for each in api.streams}, "all the rest")
         informer = watched.informer
-        assert informer.pods_wall_ns is None
+        watched.wait(lambda: informer.pods_wall_ns is None, "pods that are followed")
         assert informer.destinations_wall_ns is not None
         assert watched.health.names_wall_ns == informer.destinations_wall_ns
         fault.lift()
