@@ -71,12 +71,23 @@ beside = pytest.mark.usefixtures("side_by_side")
 
 
 @contextmanager
-def stuck_pods() -> Iterator[PodPair]:
-    """Four sockets that are stuck."""
+def silent_pods() -> Iterator[PodPair]:
+    """A pod that nothing will answer."""
     with pod_pair() as made:
         drop_forwarded(made)
-        Client(made.client, SERVER_V4, PORT, "--count", "3", "--hold")
-        Client(made.client, SERVER_EXTERNAL, 443, "--hold")
+        yield made
+
+
+def stick(pods: PodPair) -> None:
+    """Four sockets that are stuck."""
+    Client(pods.client, SERVER_V4, PORT, "--count", "3", "--hold")
+    Client(pods.client, SERVER_EXTERNAL, 443, "--hold")
+
+
+@contextmanager
+def stuck_pods() -> Iterator[PodPair]:
+    with silent_pods() as made:
+        stick(made)
         yield made
 
 
@@ -92,9 +103,16 @@ def options_for(pods: PodPair, *more: str) -> list[str]:
     return ["--netns", str(pods.client.inode), "--node-name", "node-1", *more]
 
 
-def begin(terminal: Tmux, pods: PodPair, *more: str) -> str:
-    """Starts the program in the shell; the screen once it shows what is stuck."""
+def begin(terminal: Tmux, pods: PodPair, *more: str, first: bool = False) -> str:
+    """Starts the program in the shell; the screen once it shows what is stuck.
+
+    With `first` the sockets are opened once it traces: of those that are older it may see one SYN
+    in half a minute, and is sure after two.
+    """
     terminal.type(f"{command(PROGRAM, *options_for(pods, *more))}; echo status=$?")
+    if first:
+        terminal.wait_for("BPF ok", SEEN_SECONDS)
+        stick(pods)
     text = terminal.wait_for(f"{SERVER_EXTERNAL}:443", SEEN_SECONDS)
     wait_until(lambda: "STUCK 4" in terminal.text(), SEEN_SECONDS, "all that are stuck")
     return text
@@ -139,10 +157,10 @@ def test_real_stuck_sockets_are_on_the_screen_of_every_terminal_which_is_sane_af
 ) -> None:
     events = folder / "events.jsonl"
     with (
-        stuck_pods() as pods,
+        silent_pods() as pods,
         tmux(folder, plain_environment(), size=size, term=term) as terminal,
     ):
-        begin(terminal, pods, "--jsonl", str(events))
+        begin(terminal, pods, "--jsonl", str(events), first=True)
         text = terminal.wait_for(SURE, SEEN_SECONDS)
         keep(text, f"{term}-{size[0]}x{size[1]}")
         assert f"{SERVER_V4}:{PORT}" in text
@@ -306,9 +324,9 @@ def test_a_terminal_that_reads_again_shows_the_present(folder: Path) -> None:
 def test_r_records_and_w_writes_a_report_that_check_reads(folder: Path) -> None:
     here = folder / "here"
     here.mkdir()
-    with stuck_pods() as pods, tmux(folder, plain_environment(), size=(140, 40)) as terminal:
+    with silent_pods() as pods, tmux(folder, plain_environment(), size=(140, 40)) as terminal:
         terminal.type(f"cd {here}")
-        begin(terminal, pods)
+        begin(terminal, pods, first=True)
         terminal.wait_for(SURE, SEEN_SECONDS)
         terminal.press("r")
         terminal.wait_for("REC ")
