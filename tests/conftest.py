@@ -4,15 +4,28 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 from collections.abc import Generator
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
-# A busy machine is no failure of what is tested.
-settings.register_profile("no-deadline", deadline=None)
-settings.load_profile("no-deadline")
+# Images of machines that build often forbid to keep bytecode: each start of the program would
+# compile its source anew, and each worker rewrite every test.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
+# What Hypothesis tries of each property; HYPOTHESIS_PROFILE=thorough takes minutes instead. A busy
+# machine is no failure of what is tested.
+for profile, examples in {"ordinary": 40, "thorough": 2_000}.items():
+    settings.register_profile(
+        profile,
+        max_examples=examples,
+        deadline=None,
+        suppress_health_check=[HealthCheck.too_slow],
+    )
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ordinary"))
 
 KERNEL_TESTS = Path(__file__).parent / "kernel"
 NEEDED_PROGRAMS = (

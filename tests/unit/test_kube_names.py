@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tracer.kube import index
@@ -804,7 +804,6 @@ def everything_named(known: Names) -> dict[tuple[str, int], object]:
     }
 
 
-@settings(deadline=None)
 @given(st.lists(some_changes, max_size=40))
 def test_changes_lead_to_the_names_that_a_list_of_the_outcome_has(
     changes: list[tuple[Resource, Record, bool]],

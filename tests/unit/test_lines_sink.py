@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TextIO
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.wait import wait_until
@@ -297,7 +297,6 @@ def test_times_below_a_second_are_given_in_milliseconds(seconds: float, text: st
     assert f" {text} 2 SYNs " in line_of(report(age_seconds=seconds))
 
 
-@settings(deadline=None)  # a busy machine is no failure
 @given(
     comm=ANY_TEXT,
     name=ANY_TEXT,

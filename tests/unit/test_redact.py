@@ -4,7 +4,7 @@ import shlex
 import time
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tracer.redact import MASK, masked, masked_text, program_only, without_quotations
@@ -314,7 +314,6 @@ def test_a_problem_quotes_its_line_in_a_way_that_can_be_taken_away() -> None:
     assert without_quotations(str(problem)) == "a.txt:7: the port is no number: why: how"
 
 
-@settings(deadline=None)  # a busy machine is no failure
 @given(ARGUMENTS)
 @example([])
 @example([""])
@@ -322,7 +321,6 @@ def test_as_many_arguments_come_out_as_went_in(arguments: list[str]) -> None:
     assert len(masked(arguments)) == len(arguments)
 
 
-@settings(deadline=None, max_examples=1000)
 @given(ARGUMENTS)
 @example([AWS + JWT])
 @example(["--password", "'a", "b"])
@@ -332,7 +330,6 @@ def test_masking_what_is_masked_changes_nothing(arguments: list[str]) -> None:
     assert masked(once) == once
 
 
-@settings(deadline=None)
 @given(
     st.lists(st.text("abc/.", min_size=1, max_size=9), max_size=4),
     st.text("XYZ0123456789+/@:&,;='\" ", min_size=1, max_size=30),

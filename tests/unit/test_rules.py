@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any, get_type_hints
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 
 from tests.support.facts import (
     ANY_FACTS,
@@ -247,7 +247,6 @@ def test_the_builder_knows_every_fact() -> None:
     assert set(get_type_hints(Facts)) == set(Facts.__dataclass_fields__)
 
 
-@settings(max_examples=500)
 @given(ANY_FACTS)
 def test_any_facts_give_a_verdict_with_evidence_unless_it_is_unknown(known: Facts) -> None:
     verdict = judge(known)

@@ -8,7 +8,7 @@ from typing import cast
 
 import jsonschema
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import tracer
@@ -253,7 +253,6 @@ def test_a_lifecycle_record_has_exactly_the_fields_of_the_table(kind: LifecycleK
     assert list(keys_of(record)) == [field.key for field in FIELDS if kind in field.events]
 
 
-@settings(deadline=None)  # a busy machine is no failure
 @given(reports)
 def test_whatever_is_reported_of_an_attempt_fits_the_schema(report: Report) -> None:
     record = attempt_record(report, "node-1")
@@ -262,7 +261,6 @@ def test_whatever_is_reported_of_an_attempt_fits_the_schema(report: Report) -> N
     json.dumps(record, allow_nan=False)
 
 
-@settings(deadline=None)  # a busy machine is no failure
 @given(lifecycles)
 def test_whatever_is_reported_of_the_tracer_fits_the_schema(event: Lifecycle) -> None:
     record = lifecycle_record(event, "node-1")

@@ -4,7 +4,7 @@ import sys
 import unicodedata
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tracer.text import safe
@@ -57,20 +57,17 @@ def test_markup_is_left_as_the_text_it_is() -> None:
     assert safe("[bold red]x[/] :smile:") == "[bold red]x[/] :smile:"
 
 
-@settings(deadline=None)  # a busy machine is no failure
 @given(ANY_TEXT)
 @example("\x1b]0;title\x07")
 def test_what_comes_out_has_no_control_character(text: str) -> None:
     assert all(unicodedata.category(char) not in HARMFUL for char in safe(text))
 
 
-@settings(deadline=None)  # a busy machine is no failure
 @given(ANY_TEXT)
 def test_making_safe_text_safe_changes_nothing(text: str) -> None:
     assert safe(safe(text)) == safe(text)
 
 
-@settings(deadline=None)  # a busy machine is no failure
 @given(ANY_TEXT)
 def test_what_is_visible_survives_in_its_order(text: str) -> None:
     visible = [char for char in text if char.isprintable()]

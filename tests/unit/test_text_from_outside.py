@@ -12,7 +12,7 @@ from pathlib import Path
 from xml.etree import ElementTree as ET
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.picture import HEALTH, WALL_NS, Fake, verdict
@@ -104,7 +104,6 @@ def every_line(fake: Fake, width: int, glyphs: Glyphs) -> Iterator[tuple[str, in
             yield line.plain, line.cell_len
 
 
-@settings(max_examples=40, deadline=None)
 @given(ANY_TEXT | st.sampled_from(NASTY), st.sampled_from([80, 140]), st.booleans())
 def test_whatever_names_hold_every_line_is_printable_and_fits(
     text: str, width: int, unicode: bool

@@ -10,7 +10,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from typing import Literal, NamedTuple
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tracer.model import Endpoint
@@ -133,7 +133,6 @@ def rows(draw: st.DrawFn) -> Row:
 
 
 @pytest.mark.parametrize("byteorder", BYTE_ORDERS)
-@settings(deadline=None)
 @given(st.lists(rows(), max_size=5))
 def test_a_round_trip_through_a_table_loses_nothing(
     byteorder: Literal["little", "big"], table: list[Row]

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tracer.errors import InputError
@@ -289,7 +289,6 @@ def test_a_line_that_is_too_long_in_bytes_is_too_long_whatever_its_characters() 
     assert result.problems[0].reason.startswith("longer than")
 
 
-@settings(deadline=None)
 @given(st.lists(st.text(st.characters(codec="utf-8", exclude_characters="\n")), max_size=20))
 def test_text_comes_back_line_by_line(lines: list[str]) -> None:
     data = "".join(f"{line}\n" for line in lines).encode().removeprefix(b"\xef\xbb\xbf")
@@ -327,7 +326,6 @@ any_bytes = st.one_of(st.binary(max_size=2000), damaged_fixtures())
 UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 
 
-@settings(deadline=None, max_examples=400)
 @given(any_bytes, st.sampled_from([None, {"SYN_SENT"}]))
 @example(b"\xff" * 100, None)
 @example(UTF_16[0] + SS.encode("utf-16-le"), None)
@@ -343,7 +341,6 @@ def test_no_bytes_make_anything_but_an_input_error(data: bytes, states: set[str]
     assert all(len(str(problem)) < 2 * MAX_LINE for problem in result.problems)
 
 
-@settings(deadline=None, max_examples=200)
 @given(any_bytes.filter(lambda data: not data.startswith(UTF_16)))
 def test_no_bytes_make_a_parser_raise(data: bytes) -> None:
     lines = lines_of(data)
@@ -357,7 +354,6 @@ def test_no_bytes_make_a_parser_raise(data: bytes) -> None:
             assert isinstance(item, Problem) or item.family in {4, 6}
 
 
-@settings(deadline=None)
 @given(st.text(st.characters(exclude_categories=())))
 def test_no_text_makes_a_parser_raise(text: str) -> None:
     for line in (text, f"{SS} {text}", f"{NETSTAT} {text}", f"{PROC} {text}", text + CONNTRACK):

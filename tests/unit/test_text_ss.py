@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tracer.model import Endpoint
@@ -351,7 +351,6 @@ def users(owners: list[tuple[str, int]]) -> str:
     return ",".join(f'("{name}",pid={pid},fd=3)' for name, pid in owners)
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(names, st.integers(1, 4_194_304)), min_size=1, max_size=4))
 @example([('",pid=1,fd=2),(', 77), ("x", 78)])
 def test_a_process_may_call_itself_whatever_it_likes(owners: list[tuple[str, int]]) -> None:

@@ -7,7 +7,7 @@ from collections import Counter
 from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tracer.model import (
@@ -532,7 +532,6 @@ _STEPS = st.lists(
 )
 
 
-@settings(max_examples=300, deadline=None)
 @given(_STEPS, st.booleans())
 def test_every_attempt_is_told_stuck_at_most_once_and_ended_at_most_once(
     steps: list[tuple[str, int, int]], streaming: bool
