@@ -757,7 +757,8 @@ DEATHS: Final = (
         ("route", IN_NODE, "of type prohibit"),
         act=retry,
         ended=True,
-        also=frozenset({"unreachable"}),
+        # What a firewall sends too, until the node's route is looked up.
+        also=frozenset({"unreachable", "refused-by-firewall"}),
     ),
     *(
         Death(
